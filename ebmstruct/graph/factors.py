@@ -1,0 +1,218 @@
+"""Energy terms over blocks of variables: the base class, residuals, and functions of whole blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ebmstruct.errors import GraphError
+from ebmstruct.graph.domains import Discrete
+from ebmstruct.graph.variables import Variables
+
+
+@dataclass(frozen=True, eq=False)
+class Factor(ABC):
+    """m like energy terms over a scope of blocks.
+
+    The tensors named in ``value_fields`` are values: they change from one training step to the next and carry
+    gradients. All other fields are structure, which graphs of one topology share.
+
+    ``energies`` and ``row_instance`` are all that a new kind of factor must give.
+    """
+
+    value_fields: ClassVar[tuple[str, ...]] = ()
+
+    scope: tuple[str, ...]
+    label: str
+
+    @abstractmethod
+    def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(m,) energies of the rows; ``values`` and ``variables`` follow the scope."""
+
+    @abstractmethod
+    def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
+        """(m,) long: the instance of each row; None where row b is the energy of instance b."""
+
+    def instance_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(B,) float64 where rows are summed, else in the factor's own precision: the energy of each instance."""
+        rows = self.energies(values, variables)
+        instance = self.row_instance(variables)
+        if instance is None:
+            return rows
+        return rows.new_zeros(variables[0].num_instances, dtype=torch.float64).index_add(0, instance, rows.double())
+
+    def conditionals(self, block: str, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(n, K): this factor's energy if one site of ``block`` took each state and all others kept theirs.
+
+        Each site's row is right up to a constant. This default evaluates the factor once for each state and each
+        position in an instance: K times the longest instance.
+        """
+        slot = self.scope.index(block)
+        owner = variables[slot]
+        sites, offsets = owner.num_sites, owner.offsets
+        columns = owner.discrete.largest
+        out = torch.zeros(sites, columns, dtype=torch.float64, device=offsets.device)
+        for position in range(int(owner.lengths.max()) if owner.num_instances else 0):
+            here = (owner.lengths > position).nonzero()[:, 0]
+            at = offsets[:-1][here] + position
+            for state in range(columns):
+                changed = values[slot].clone()
+                changed[at] = torch.clamp(owner.state_counts[at] - 1, max=state)
+                trial = [changed if i == slot else v for i, v in enumerate(values)]
+                energy = self.instance_energies(trial, variables).double()
+                out = out.index_put((at, torch.full_like(at, state)), energy[here])
+        return out
+
+    def check(self, variables: Sequence[Variables]) -> None:
+        """Raise GraphError where shapes or indices do not fit the blocks."""
+
+    def values(self) -> tuple[Tensor | None, ...]:
+        """The value tensors, in the order of ``value_fields``."""
+        return tuple(getattr(self, f) for f in self.value_fields)
+
+    def with_values(self, *values: Tensor | None) -> Self:
+        """The same structure with other values of the same shapes."""
+        return dataclasses.replace(self, **dict(zip(self.value_fields, values, strict=True)))
+
+    def scaled(self, weight: float | Tensor) -> Factor:
+        """The factor with every energy multiplied by ``weight``; an infinite entry stays infinite."""
+        raise GraphError(f"factor {self.label!r}: a {type(self).__name__} cannot be scaled")
+
+    def repeat(self, times: int, variables: Sequence[Variables]) -> Factor:
+        """The factor over blocks whose instances are ``times`` over."""
+        raise GraphError(f"factor {self.label!r}: a {type(self).__name__} cannot be repeated")
+
+    def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> Factor:
+        """One factor over the disjoint union of blocks; ``variables[i]`` are factor i's own, this one's first."""
+        raise GraphError(f"factor {self.label!r}: a {type(self).__name__} cannot be part of a union")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockFactor(Factor):
+    """Any torch function of whole blocks: one energy an instance, no index.
+
+    function(*values, *inputs, offsets) -> (B,); ``values`` follow the scope, ``inputs`` are tensors whose first
+    axis is the instance, and ``offsets`` is the tuple of each block's (B + 1,) offsets. Instances must not
+    influence each other. Such an energy has no structure that a solver could use, so it has no bound.
+    """
+
+    value_fields: ClassVar[tuple[str, ...]] = ("inputs",)
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...] = ()
+
+    def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        energy = self.function(*values, *self.inputs, tuple(v.offsets for v in variables))
+        if energy.shape != (variables[0].num_instances,):
+            raise GraphError(
+                f"factor {self.label!r}: the function returned shape {tuple(energy.shape)}; one energy for each of "
+                f"{variables[0].num_instances} instances is needed"
+            )
+        return energy
+
+    def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
+        return None
+
+    def scaled(self, weight: float | Tensor) -> BlockFactor:
+        function = self.function
+        return dataclasses.replace(self, function=lambda *a: weight * function(*a))
+
+    def repeat(self, times: int, variables: Sequence[Variables]) -> BlockFactor:
+        inputs = tuple(x.repeat(times, *[1] * (x.dim() - 1)) for x in self.inputs)
+        return dataclasses.replace(self, inputs=inputs)
+
+    def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> BlockFactor:
+        if any(o.function is not self.function for o in others):
+            raise GraphError(f"factor {self.label!r}: a union needs the same function in every part")
+        inputs = tuple(torch.cat(parts) for parts in zip(self.inputs, *(o.inputs for o in others), strict=True))
+        return dataclasses.replace(self, inputs=inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualFactor(Factor):
+    """Half the squared norm of a residual: row j has energy 0.5 * |r(x_index[0, j], ..., parameters_j)|^2.
+
+    function(*sites, *parameters) -> (m, r): each of ``sites`` is (m, d), the values at one row of ``index``
+    (arity, m); each of ``parameters`` has m rows. This is the form that Gauss-Newton needs.
+    """
+
+    value_fields: ClassVar[tuple[str, ...]] = ("parameters",)
+
+    function: Callable[..., Tensor]
+    index: Tensor
+    parameters: tuple[Tensor, ...] = ()
+
+    def residuals(self, values: Sequence[Tensor]) -> Tensor:
+        """(m, r) residuals at the given values of the scope's blocks."""
+        return self.function(*(v[i] for v, i in zip(values, self.index, strict=True)), *self.parameters)
+
+    def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        return 0.5 * self.residuals(values).square().sum(-1)
+
+    def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
+        return variables[0].instance[self.index[0]]
+
+    def check(self, variables: Sequence[Variables]) -> None:
+        check_index(self, self.index, variables)
+
+    def scaled(self, weight: float | Tensor) -> ResidualFactor:
+        root, function = torch.as_tensor(weight).sqrt(), self.function
+        return dataclasses.replace(self, function=lambda *a: root * function(*a))
+
+    def repeat(self, times: int, variables: Sequence[Variables]) -> ResidualFactor:
+        parameters = tuple(p.repeat(times, *[1] * (p.dim() - 1)) for p in self.parameters)
+        return dataclasses.replace(self, index=repeat_index(self.index, times, variables), parameters=parameters)
+
+
+def check_index(factor: Factor, index: Tensor, variables: Sequence[Variables]) -> None:
+    """Raise GraphError unless ``index`` is (arity, m) long, in range, and no row joins two instances."""
+    if index.dtype != torch.long or index.dim() != 2 or index.shape[0] != len(variables):
+        raise GraphError(
+            f"factor {factor.label!r}: index must be long of shape ({len(variables)}, m), one row for each block of its "
+            f"scope {factor.scope}; found {index.dtype} of shape {tuple(index.shape)}"
+        )
+    if not index.shape[1]:
+        return
+    for sites, block in zip(index, variables, strict=True):
+        low, high = int(sites.min()), int(sites.max())
+        if low < 0 or high >= block.num_sites:
+            raise GraphError(
+                f"factor {factor.label!r}: site {low if low < 0 else high} of {block.name!r} does not exist; it has "
+                f"sites 0 to {block.num_sites - 1}"
+            )
+    owners = torch.stack([v.instance[i] for v, i in zip(variables, index, strict=True)])
+    if bool((owners != owners[0]).any()):
+        row = int((owners != owners[0]).any(0).nonzero()[0])
+        raise GraphError(f"factor {factor.label!r}: row {row} joins sites of different instances of the batch")
+    for later, block in enumerate(variables):
+        for earlier in range(later):
+            if variables[earlier] is block and bool((index[earlier] == index[later]).any()):
+                row = int((index[earlier] == index[later]).nonzero()[0])
+                raise GraphError(
+                    f"factor {factor.label!r}: row {row} names site {int(index[later, row])} of {block.name!r} twice; a "
+                    "row looks at each site once"
+                )
+
+
+def repeat_index(index: Tensor, times: int, variables: Sequence[Variables]) -> Tensor:
+    """(arity, times * m): the index over blocks whose instances are ``times`` over."""
+    sizes = torch.tensor([v.num_sites for v in variables], device=index.device)
+    shift = torch.arange(times, device=index.device)[:, None] * sizes[:, None, None]
+    return (index[:, None, :] + shift).reshape(index.shape[0], -1)
+
+
+def states_of(values: Sequence[Tensor], slot: int, index: Tensor | None) -> Tensor:
+    """(m,) long: the states in one slot of a table factor's rows."""
+    return values[slot] if index is None else values[slot].index_select(0, index[slot])
+
+
+def uniform_states(variables: Variables) -> int | None:
+    """The one number of states of a discrete block, or None where its sites differ."""
+    domain = variables.discrete
+    return domain.num_states if isinstance(domain, Discrete) and isinstance(domain.num_states, int) else None

@@ -1,0 +1,91 @@
+"""A named block of like unknowns, laid out flat over the instances of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ebmstruct.errors import GraphError
+from ebmstruct.graph.domains import Discrete, Domain
+
+
+@dataclass(frozen=True, eq=False)
+class Variables:
+    """A block of n like sites with one domain, those of each instance side by side.
+
+    offsets: (B + 1,) long; instance b owns the sites offsets[b] ... offsets[b + 1] - 1. Instances may differ in
+    size or be empty: nothing is padded.
+    """
+
+    name: str
+    domain: Domain
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.offsets.dim() != 1 or self.offsets.dtype != torch.long or not self.offsets.numel():
+            raise GraphError(
+                f"variables {self.name!r}: offsets must be a (B + 1,) long tensor; found {self.offsets.dtype} of shape "
+                f"{tuple(self.offsets.shape)}"
+            )
+        if isinstance(self.domain, Discrete) and not self.domain.uniform:
+            assert isinstance(self.domain.num_states, Tensor)
+            if self.domain.num_states.numel() != self.num_sites:
+                raise GraphError(
+                    f"variables {self.name!r}: {self.num_sites} sites but {self.domain.num_states.numel()} state counts"
+                )
+
+    @classmethod
+    def of_lengths(cls, name: str, domain: Domain, lengths: Sequence[int] | Tensor) -> Variables:
+        """Build a block from the number of sites of each instance."""
+        sizes = torch.as_tensor(lengths, dtype=torch.long)
+        if sizes.numel() and int(sizes.min()) < 0:
+            raise GraphError(f"variables {name!r}: an instance cannot have {int(sizes.min())} sites")
+        return cls(name, domain, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+
+    @cached_property
+    def num_sites(self) -> int:
+        """n, the number of sites of all instances together."""
+        return int(self.offsets[-1])
+
+    @property
+    def num_instances(self) -> int:
+        """B."""
+        return self.offsets.numel() - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(B,) long: the number of sites of each instance."""
+        return self.offsets.diff()
+
+    @cached_property
+    def instance(self) -> Tensor:
+        """(n,) long: the instance of each site."""
+        arange = torch.arange(self.num_instances, device=self.offsets.device)
+        return torch.repeat_interleave(arange, self.lengths, output_size=self.num_sites)
+
+    @cached_property
+    def state_counts(self) -> Tensor:
+        """(n,) long: the number of states of each site of a discrete block."""
+        return self.discrete.counts(self.num_sites).to(self.offsets.device)
+
+    @property
+    def discrete(self) -> Discrete:
+        """The domain, where it is discrete; GraphError otherwise."""
+        if not isinstance(self.domain, Discrete):
+            raise GraphError(f"variables {self.name!r} are {self.domain}, and this asks for discrete ones")
+        return self.domain
+
+    def repeat(self, times: int) -> Variables:
+        """The block with its instances ``times`` over, copy after copy."""
+        lengths = self.lengths.repeat(times)
+        domain = self.domain
+        if isinstance(domain, Discrete) and isinstance(domain.num_states, Tensor):
+            domain = Discrete(domain.num_states.repeat(times))
+        return Variables.of_lengths(self.name, domain, lengths)
+
+    def __repr__(self) -> str:
+        return f"Variables({self.name!r}, {self.domain}, {self.num_sites} sites in {self.num_instances} instances)"

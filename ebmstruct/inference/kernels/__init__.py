@@ -1,0 +1,1 @@
+"""Hot loops: numba on the CPU, plain torch elsewhere."""

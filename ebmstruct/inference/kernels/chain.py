@@ -1,0 +1,331 @@
+"""Exact inference on linear chains: log partition, energies, marginals, least energies, k best, samples.
+
+The interface of this file is stable. All functions speak energies: low is good, and p is proportional to exp(-energy). A batch is flat and ragged:
+
+    emission    (n, K)      energy of each state of each site, float32 or float64
+    transition  (K, K)      rows are the earlier site, columns the later; one table for all edges, or
+                (n, K, K)   one table per edge, entry t for the edge from site t - 1 to site t (an instance's first
+                            site has no such edge, and its entry is not read)
+    start, end  (K,)        energies added at the first and the last site of each instance, or None
+    offsets     (B + 1,)    long, on the CPU: the sites of instance b are offsets[b] to offsets[b + 1]
+
++inf forbids. An empty instance has log partition 0 and energy 0. An instance without a configuration has log partition
+-inf, energy +inf and zero marginals and gradients. NaN and -inf are not energies: an instance that holds one answers
+NaN, and the others are not touched. Energies and log partitions come back in float64, whatever the input, because
+a sum over a hundred thousand sites would lose its digits in float32; everything else has the dtype of emission.
+
+On CPU tensors of float32 and float64 compiled loops run; elsewhere, or without numba, their twin in plain
+torch (``chain_torch``), which can also be differentiated twice. What is written for an instance does not depend on
+its neighbours in the batch, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ebmstruct.errors import GraphError
+from ebmstruct.inference.kernels import chain_ops
+
+_ops = torch.ops.ebmstruct
+
+
+class ChainMarginals(NamedTuple):
+    """unary (n, K); pairwise (n, K, K), entry t for the edge t - 1 to t, zeros at first sites, or None; log Z (B,)."""
+
+    unary: Tensor
+    pairwise: Tensor | None
+    log_partition: Tensor
+
+
+class ChainMinimum(NamedTuple):
+    """What ``viterbi`` found.
+
+    states: (n,) long. energy: (B,) float64, of those states. lower_bound: (B,) float64; equal to the energy up to
+    rounding where finished. finished: (B,) bool, False where the deadline cut the search short.
+    messages: (n, K) float64, a proof of the bound: at the first site of an instance at most start + emission, and at
+    every later site and state at most emission plus the least, over the states before, of message plus transition. It
+    follows by induction that no beginning has less energy than the message at its end, hence no
+    configuration less than the least of messages + end at the last site, which is ``lower_bound``. Where finished,
+    each message is the least energy of a beginning that ends in that state, +inf if there is none.
+    """
+
+    states: Tensor
+    energy: Tensor
+    lower_bound: Tensor
+    finished: Tensor
+    messages: Tensor
+
+
+def log_partition(
+    emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
+) -> Tensor:
+    """Log of the sum over all configurations of exp(-energy), (B,) float64; differentiable once.
+
+    Gradients are analytic: minus the marginals. A second derivative is refused; ``chain_torch`` has it.
+    Cost: O(n K^2).
+    """
+    chain = _checked(emission, transition, start, end, offsets)
+    if not _compiled(emission):
+        return _twin().log_partition(*chain)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in chain):
+        return _LogPartition.apply(*chain)
+    return _ops.chain_forward.default(*chain, False)[0]
+
+
+def energy(
+    states: Tensor, emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
+) -> Tensor:
+    """Energy of the given states (n,), summed in float64: (B,); differentiable. Cost: O(n)."""
+    chain = _checked(emission, transition, start, end, offsets)
+    if states.shape != emission.shape[:1] or states.dtype != torch.long:
+        raise GraphError(
+            f"the energy of a chain was asked for states of shape {tuple(states.shape)} and type {states.dtype}: "
+            f"they must be ({emission.shape[0]},), one per site, of type torch.int64"
+        )
+    if not _compiled(emission):
+        return _twin().energy(states, *chain)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in chain):
+        return _Energy.apply(states.contiguous(), *chain)
+    return _ops.chain_energy.default(states.contiguous(), *chain)
+
+
+def marginals(
+    emission: Tensor,
+    transition: Tensor,
+    start: Tensor | None,
+    end: Tensor | None,
+    offsets: Tensor,
+    pairwise: bool = False,
+) -> ChainMarginals:
+    """Probabilities of the states of each site and, if asked, of the pairs of states of each edge.
+
+    Not differentiable on the CPU (``chain_torch`` is). Cost: O(n K^2).
+    """
+    chain = _checked(emission, transition, start, end, offsets)
+    if not _compiled(emission):
+        return ChainMarginals(*_twin().marginals(*chain, pairwise=pairwise))
+    chain = tuple(None if x is None else x.detach() for x in chain)
+    log_z, kept, edges, status = _ops.chain_forward.default(*chain, True)
+    pairs = 2 if pairwise else 0
+    unary, joint, _, _ = _ops.chain_backward.default(*chain, kept, edges, status, torch.ones_like(log_z), pairs)
+    return ChainMarginals(unary, joint if pairwise else None, log_z)
+
+
+def viterbi(
+    emission: Tensor,
+    transition: Tensor,
+    start: Tensor | None,
+    end: Tensor | None,
+    offsets: Tensor,
+    deadline: float | None = None,
+) -> ChainMinimum:
+    """The states of least energy, their energy, and a proof of it (Viterbi 1967).
+
+    deadline: an instant of ``time.monotonic()``. The search runs in slices of less than a millisecond; when the
+    deadline has passed, the best beginnings found so far are completed greedily, at a cost of O(n K) (and of the
+    search itself for an instance that greed drives into a forbidden entry), and the bound goes on with the least
+    entries of the tables. Cost: O(n K^2), in float64.
+    """
+    chain = _checked(emission, transition, start, end, offsets)
+    if not _compiled(emission):
+        return ChainMinimum(*_twin().viterbi(*chain, deadline=deadline))
+    return ChainMinimum(*_viterbi(chain, deadline))
+
+
+def k_best(
+    emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k least energies of each instance in rising order: states (k, n) long, energies (k, B) float64.
+
+    The configurations are distinct. Slots that do not exist have energy +inf and states 0. Cost: O(n K^2 k).
+    """
+    chain = _checked(emission, transition, start, end, offsets)
+    if k < 1:
+        raise GraphError(f"the {k} best configurations of a chain were asked for: k must be at least 1")
+    if not _compiled(emission):
+        return _twin().k_best(*chain, k=k)
+    arrays = chain_ops.arrays(*chain)
+    sites, width = emission.shape
+    states = torch.zeros((k, sites), dtype=torch.long)
+    energies = torch.empty((k, offsets.shape[0] - 1), dtype=torch.float64)
+    stride = width * width if transition.dim() == 3 else 0
+    chain_ops.loops().k_best(*arrays, width, stride, k, chain_ops.flat(states), chain_ops.flat(energies))
+    return states, energies
+
+
+def sample(
+    emission: Tensor,
+    transition: Tensor,
+    start: Tensor | None,
+    end: Tensor | None,
+    offsets: Tensor,
+    num_samples: int,
+    uniforms: Tensor,
+) -> Tensor:
+    """Exact samples (S, n) long, a deterministic function of the uniforms (S, n) float64 in [0, 1).
+
+    Forward filtering, backward sampling: uniforms[s, t] draws site t. An instance without a configuration gets
+    zeros. Cost: O(n K^2 + S n K).
+    """
+    chain = _checked(emission, transition, start, end, offsets)
+    sites, width = emission.shape
+    if uniforms.shape != (num_samples, sites) or uniforms.dtype != torch.float64:
+        raise GraphError(
+            f"{num_samples} samples of {sites} sites were asked for with uniforms of shape {tuple(uniforms.shape)} "
+            f"and type {uniforms.dtype}: they must be ({num_samples}, {sites}) of type torch.float64"
+        )
+    if not _compiled(emission):
+        return _twin().sample(*chain, num_samples=num_samples, uniforms=uniforms)
+    chain = tuple(None if x is None else x.detach() for x in chain)
+    log_z, kept, _, status = _ops.chain_forward.default(*chain, True)
+    states = torch.zeros((num_samples, sites), dtype=torch.long)
+    chain_ops.loops().sample(
+        *chain_ops.arrays(*chain), width, chain_ops.padded_width(width), transition.dim() == 3,
+        kept[0].numpy(), status.numpy(), log_z.numpy(), chain_ops.flat(uniforms.contiguous()), chain_ops.flat(states),
+    )  # fmt: skip
+    return states
+
+
+def warm() -> None:
+    """Compile every loop for float32, or read it from the cache, so that the first answer does not wait for it."""
+    if not chain_ops.available():
+        return
+    emission = torch.zeros(3, 2, requires_grad=True)
+    offsets = torch.tensor([0, 3])
+    ends = torch.zeros(2)
+    for transition in (torch.zeros(2, 2), torch.zeros(3, 2, 2)):
+        chain = emission, transition, ends, ends, offsets
+        log_partition(*chain).sum().backward()
+        states = viterbi(*chain).states
+        energy(states, *chain).sum().backward()
+        k_best(*chain, k=1)
+        sample(*chain, num_samples=1, uniforms=torch.zeros(1, 3, dtype=torch.float64))
+
+
+class _LogPartition(Function):
+    @staticmethod
+    def forward(ctx: Any, *chain: Any) -> Tensor:
+        log_z, kept, edges, status = _ops.chain_forward.default(*chain, True)
+        ctx.save_for_backward(*chain, kept, edges, status)
+        return log_z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *chain, kept, edges, status = ctx.saved_tensors
+        transition = chain[1]
+        pairs = 0 if not ctx.needs_input_grad[1] else 1 if transition.dim() == 2 else 2
+        unary, table, start, end = _ops.chain_backward.default(
+            *(None if x is None else x.detach() for x in chain), kept, edges, status, -grad.detach(), pairs
+        )
+        return _wanted(ctx.needs_input_grad, grad, unary, table, start, end)
+
+
+class _Energy(Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, *chain: Any) -> Tensor:
+        ctx.save_for_backward(states, *chain)
+        return _ops.chain_energy.default(states, *chain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, emission, transition, _, _, offsets = ctx.saved_tensors
+        parts = _ops.chain_energy_backward.default(
+            states, emission.detach(), transition.detach(), offsets, grad.detach().contiguous()
+        )
+        return (None, *_wanted(ctx.needs_input_grad[1:], grad, *parts))
+
+
+class _Once(Function):
+    """Passes a gradient on, and refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grad: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise GraphError(
+            "a second derivative of a compiled chain kernel was asked for: its gradient cannot be differentiated; "
+            "use ebmstruct.inference.kernels.chain_torch, the same functions in plain torch, which can"
+        )
+
+
+def _wanted(needed: tuple[bool, ...], grad: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of emission, transition, start and end that are needed, then None for offsets."""
+    chosen = tuple(part if need else None for part, need in zip(parts, needed, strict=False))
+    if torch.is_grad_enabled():
+        chosen = tuple(None if part is None else _Once.apply(part, grad) for part in chosen)
+    return (*chosen, None)
+
+
+def _viterbi(chain: tuple[Tensor | None, ...], deadline: float | None) -> tuple[Tensor, ...]:
+    e, tr, s, t, o = chain_ops.arrays(*chain)
+    sites, width = chain[0].shape
+    instances = o.size - 1
+    stride = width * width if chain[1].dim() == 3 else 0
+    messages = torch.empty((sites, width), dtype=torch.float64)
+    states = torch.zeros(sites, dtype=torch.long)
+    values = torch.empty((2, instances), dtype=torch.float64)
+    finished = torch.empty(instances, dtype=torch.bool)
+    record = chain_ops.flat(messages)
+    loops = chain_ops.loops()
+    reached = instance = 0
+    slice_sites = sites if deadline is None else max(1, 400_000 // (width * max(width, 16)))
+    while reached < sites and (deadline is None or time.monotonic() < deadline):
+        stop = min(sites, reached + slice_sites)
+        instance = loops.least_ahead(e, tr, s, o, width, stride, record, instance, reached, stop)
+        reached = stop
+    least, bounds = values.numpy()
+    loops.finish_least(
+        e, tr, s, t, o, width, stride, record, reached, states.numpy(), least, bounds, finished.numpy()
+    )  # fmt: skip
+    return states, values[0], values[1], finished, messages
+
+
+def _checked(
+    emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
+) -> tuple[Any, ...]:
+    """The arguments, contiguous, after a check of their shapes and types."""
+    width = emission.shape[-1]
+    fault = ""
+    if emission.dim() != 2 or width < 1:
+        fault = f"emission has shape {tuple(emission.shape)}; it must be (n, K) with K at least 1"
+    elif transition.shape != (width, width) and transition.shape != (emission.shape[0], width, width):
+        fault = (
+            f"transition has shape {tuple(transition.shape)}; with emission {tuple(emission.shape)} it must be "
+            f"({width}, {width}) or ({emission.shape[0]}, {width}, {width})"
+        )
+    elif offsets.dim() != 1 or offsets.dtype != torch.long or offsets.device.type != "cpu":
+        fault = f"offsets is {offsets.dtype} {tuple(offsets.shape)} on {offsets.device}; it must be (B + 1,) long, CPU"
+    for name, value in (("transition", transition), ("start", start), ("end", end)):
+        if value is None or fault:
+            continue
+        if name != "transition" and value.shape != (width,):
+            fault = f"{name} has shape {tuple(value.shape)}; it must be ({width},)"
+        elif value.dtype != emission.dtype or value.device != emission.device:
+            fault = f"{name} is {value.dtype} on {value.device}, and emission {emission.dtype} on {emission.device}"
+    if fault:
+        raise GraphError(f"a chain kernel was asked for inference, but {fault}")
+    return (
+        emission.contiguous(),
+        transition.contiguous(),
+        None if start is None else start.contiguous(),
+        None if end is None else end.contiguous(),
+        offsets.contiguous(),
+    )
+
+
+def _compiled(emission: Tensor) -> bool:
+    kinds = (torch.float32, torch.float64)
+    return emission.device.type == "cpu" and emission.dtype in kinds and chain_ops.available()
+
+
+def _twin() -> Any:
+    from ebmstruct.inference.kernels import chain_torch
+
+    return chain_torch

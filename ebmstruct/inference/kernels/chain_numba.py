@@ -1,0 +1,280 @@
+"""Log partition, marginals and gradients of chains: the loops over instances.
+
+Each instance is done in scaled probability space, and again in log space if that leaves a doubt. Arrays are flat and
+contiguous; ``emission`` n * K, ``transition`` K * K or n * K * K, ``start`` and ``end`` K or empty. Rows of weights
+are padded to whole vectors of 16. Every function takes a range of instances, so that threads can share a batch;
+what it writes for an instance does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ebmstruct.inference.kernels.chain_log_numba import log_partition_of, log_posterior
+from ebmstruct.inference.kernels.chain_scaled_numba import advance, sweep, weigh_row, weigh_table
+from ebmstruct.inference.kernels.compiler import kernel
+from ebmstruct.inference.kernels.simd_numba import (
+    LANES,
+    add,
+    fma,
+    inverse_power,
+    larger,
+    load,
+    multiply,
+    splat,
+    store,
+    store_some,
+    total,
+    widen,
+)
+
+GOOD, DOUBTFUL = 0, 1
+BLOCK = 64  # sites per block of the gradient: short enough for float32 sums, and its rows stay in the cache
+
+
+@kernel
+def transpose(table, padded, out):
+    """out = table.T, both padded * padded."""
+    for i in range(padded):
+        for j in range(padded):
+            out[j * padded + i] = table[i * padded + j]
+
+
+@kernel
+def explained(weights, length, width, padded, table, turned, tiny):
+    """Whether every small weight of both recursions is zero because no configuration leads there.
+
+    Runs each recursion again beside one that only asks what is possible. Needs the shared table.
+    """
+    rows = (width + 3) // 4 * 4
+    one = weights.dtype.type(1)
+    zero = weights.dtype.type(0)
+    possible = np.empty_like(table)
+    x = np.empty(padded, weights.dtype)
+    reach = np.empty(padded, weights.dtype)
+    can = np.empty(padded, weights.dtype)
+    scratch = np.empty(padded, weights.dtype)
+    low = splat(zero)
+    scale = low
+    for backward in range(2):
+        moves = turned if backward else table
+        for k in range(table.size):
+            possible[k] = one if moves[k] > zero else zero
+        for step in range(length):
+            row = (length - 1 - step if backward else step) * padded
+            if step == 0:
+                high = low
+                for j in range(padded):
+                    x[j] = weights[row + j]
+                    can[j] = one if x[j] > zero else zero
+                for j in range(0, padded, LANES):
+                    high = larger(load(x, j), high)
+                scale = inverse_power(high)
+                continue
+            for j in range(padded):
+                scratch[j] = can[j]
+            advance(possible, 0, scratch, 0, rows, padded, weights, row, splat(one), low, can, 0, reach, 0)
+            for j in range(padded):
+                can[j] = one if can[j] > zero and weights[row + j] > zero else zero
+                scratch[j] = x[j]
+            scale, low = advance(moves, 0, scratch, 0, rows, padded, weights, row, scale, low, reach, 0, x, 0)
+            for j in range(width):
+                if can[j] > zero and not (x[j] >= tiny and reach[j] >= tiny):
+                    return False
+    return True
+
+
+@kernel
+def forward(
+    emission, transition, start, end, offsets, width, padded, per_edge, keep,
+    alpha, beta, onward, edges, log_partition, status, first, stop,
+):  # fmt: skip
+    """Log partition of instances first to stop.
+
+    keep: alpha, beta, onward (n * padded) and, with a table per edge, edges (n * rows * padded, rows = K rounded up to
+    four) are filled for ``backward``; otherwise they may be empty. status gets GOOD or DOUBTFUL.
+    """
+    kind = emission.dtype
+    tiny = kind.type(1e-30 if emission.itemsize == 4 else 1e-290)
+    square = width * width
+    rows = (width + 3) // 4 * 4
+    stride = rows * padded if per_edge else 0
+    longest = 0
+    for b in range(first, stop):
+        longest = max(longest, offsets[b + 1] - offsets[b])
+    weights = np.empty(longest * padded, kind)
+    scratch = np.empty(padded, kind)
+    table = np.zeros(padded * padded, kind)
+    turned = np.zeros(padded * padded, kind)
+    base, mild, flushed = 0.0, True, False
+    if not per_edge:
+        base, mild, flushed = weigh_table(transition, 0, width, table, 0, padded)
+        transpose(table, padded, turned)
+    if not keep:
+        alpha = np.empty(longest * padded, kind)
+        beta = np.empty(longest * padded, kind)
+        onward = np.empty(longest * padded, kind)
+        edges = np.zeros(longest * stride, kind)
+    for b in range(first, stop):
+        begin = offsets[b]
+        length = offsets[b + 1] - begin
+        if length == 0:
+            log_partition[b] = 0.0
+            status[b] = GOOD
+            continue
+        at = begin if keep else 0
+        lifted = 0.0
+        lost = flushed and length > 1
+        soft = mild
+        for t in range(length):
+            least, gone = weigh_row(
+                emission, (begin + t) * width, width, start, t == 0 and start.size > 0,
+                end, t == length - 1 and end.size > 0, weights, t * padded, padded,
+            )  # fmt: skip
+            lifted += least
+            lost |= gone
+            if t > 0:
+                if per_edge:
+                    least, tame, gone = weigh_table(
+                        transition, (begin + t) * square, width, edges, (at + t) * stride, padded
+                    )
+                    soft &= tame
+                    lost |= gone
+                    lifted += least
+                else:
+                    lifted += base
+        tables = edges[at * stride :] if per_edge else table
+        value, low = sweep(
+            weights, length, width, padded, tables, stride, turned, alpha, beta, onward, at * padded, keep, scratch
+        )
+        good = value > -np.inf and value < np.inf
+        if good and not soft:
+            good = not lost
+            if good and not (low >= tiny):
+                good = not per_edge and explained(weights, length, width, padded, table, turned, tiny)
+        status[b] = GOOD if good else DOUBTFUL
+        if good:
+            log_partition[b] = value - lifted
+        else:
+            room = np.empty(2 * length * padded)
+            half = length * padded
+            log_partition[b] = log_partition_of(
+                emission, transition, start, end, begin, length, width, padded, square if per_edge else 0,
+                room[:half], room[half:],
+            )  # fmt: skip
+
+
+@kernel
+def add_outer(x, onward, at, count, padded, sums):
+    """sums[i, j] += sum over t < count of x[t, i] * onward[at + t + 1, j], eight rows of the result at a time."""
+    for j in range(0, padded, LANES):
+        for i in range(0, padded, 8):
+            s0 = splat(x[0] - x[0])
+            s1 = s0
+            s2 = s0
+            s3 = s0
+            s4 = s0
+            s5 = s0
+            s6 = s0
+            s7 = s0
+            for t in range(count):
+                row = load(onward, (at + t + 1) * padded + j)
+                k = t * padded + i
+                s0 = fma(splat(x[k]), row, s0)
+                s1 = fma(splat(x[k + 1]), row, s1)
+                s2 = fma(splat(x[k + 2]), row, s2)
+                s3 = fma(splat(x[k + 3]), row, s3)
+                s4 = fma(splat(x[k + 4]), row, s4)
+                s5 = fma(splat(x[k + 5]), row, s5)
+                s6 = fma(splat(x[k + 6]), row, s6)
+                s7 = fma(splat(x[k + 7]), row, s7)
+            k = i * padded + j
+            store(sums, k, add(load(sums, k), widen(s0)))
+            store(sums, k + padded, add(load(sums, k + padded), widen(s1)))
+            store(sums, k + 2 * padded, add(load(sums, k + 2 * padded), widen(s2)))
+            store(sums, k + 3 * padded, add(load(sums, k + 3 * padded), widen(s3)))
+            store(sums, k + 4 * padded, add(load(sums, k + 4 * padded), widen(s4)))
+            store(sums, k + 5 * padded, add(load(sums, k + 5 * padded), widen(s5)))
+            store(sums, k + 6 * padded, add(load(sums, k + 6 * padded), widen(s6)))
+            store(sums, k + 7 * padded, add(load(sums, k + 7 * padded), widen(s7)))
+
+
+@kernel
+def add_ends(unary, begin, length, width, sums, at):
+    """Add the first and the last row of an instance to the two rows of sums from ``at``."""
+    if length:
+        for j in range(width):
+            sums[at + j] += unary[begin * width + j]
+            sums[at + width + j] += unary[(begin + length - 1) * width + j]
+
+
+@kernel
+def backward(
+    emission, transition, start, end, offsets, width, padded, per_edge, pairs,
+    alpha, beta, onward, edges, status, weight, unary_out, pair_out, sums, first, stop,
+):  # fmt: skip
+    """weight[b] times the marginals of instances first to stop, from what ``forward`` kept.
+
+    unary_out (n * K) gets those of the sites; their sums over first and over last sites are added to the 2 K entries
+    at the end of sums (K * K + 2 K, float64). pairs 0: no more; 1: those of the edges are added to the front of sums;
+    2: they are written to pair_out (n * K * K), where the first site of an instance has zeros.
+    An instance of weight 0 contributes zeros even if its marginals are undefined.
+    """
+    kind = emission.dtype
+    square = width * width
+    rows = (width + 3) // 4 * 4
+    stride = rows * padded if per_edge else 0
+    table = np.zeros(padded * padded if pairs and not per_edge else 0, kind)
+    if table.size:
+        weigh_table(transition, 0, width, table, 0, padded)
+    x = np.zeros(BLOCK * padded, kind)
+    outer = np.zeros(padded * padded if pairs == 1 else 0)
+    for b in range(first, stop):
+        begin = offsets[b]
+        length = offsets[b + 1] - begin
+        if weight[b] == 0:
+            unary_out[begin * width : (begin + length) * width] = 0
+            if pairs == 2:
+                pair_out[begin * square : (begin + length) * square] = 0
+            continue
+        if status[b] != GOOD:
+            log_posterior(
+                emission, transition, start, end, begin, length, width, padded, square if per_edge else 0,
+                weight[b], pairs, unary_out, pair_out, sums,
+            )  # fmt: skip
+            add_ends(unary_out, begin, length, width, sums, square)
+            continue
+        for block in range(0, length, BLOCK):
+            count = min(BLOCK, length - block)
+            for k in range(count):
+                row = (begin + block + k) * padded
+                norm = multiply(load(alpha, row), load(beta, row))
+                for j in range(LANES, padded, LANES):
+                    norm = fma(load(alpha, row + j), load(beta, row + j), norm)
+                share = splat(kind.type(weight[b]) / total(norm))
+                for j in range(0, padded, LANES):
+                    scaled = multiply(load(alpha, row + j), share)
+                    store(x, k * padded + j, scaled)
+                    out = (begin + block + k) * width + j
+                    store_some(unary_out, out, width - j, multiply(scaled, load(beta, row + j)))
+            if block + count == length:
+                count -= 1
+            if pairs == 1:
+                add_outer(x, onward, begin + block, count, padded, outer)
+            if pairs == 2:
+                if block == 0:
+                    pair_out[begin * square : (begin + 1) * square] = 0
+                for k in range(count):
+                    site = begin + block + k + 1
+                    for i in range(width):
+                        factor = splat(x[k * padded + i])
+                        for j in range(0, padded, LANES):
+                            source = site * stride + i * padded + j
+                            move = load(edges, source) if per_edge else load(table, source)
+                            move = multiply(move, multiply(factor, load(onward, site * padded + j)))
+                            store_some(pair_out, site * square + i * width + j, width - j, move)
+        add_ends(unary_out, begin, length, width, sums, square)
+    if pairs == 1:
+        for i in range(width):
+            for j in range(width):
+                sums[i * width + j] += outer[i * padded + j] * table[i * padded + j]

@@ -1,0 +1,32 @@
+"""How the hot loops are compiled: one decorator, cached on disk where a cache can be written.
+
+Only the modules of this folder whose names hold ``numba`` import this one, and they are imported at the
+first use of a kernel, so that ``import ebmstruct`` does not pay for numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def kernel(function: Callable[..., Any], **extra: Any) -> Any:
+    """The compiled form of a loop: no interpreter lock, no numba threads, fused multiply-add allowed.
+
+    Of the fast-math flags only contraction is on: the others let the compiler assume that there is
+    no infinity and no NaN, and infinities are how a table forbids a configuration.
+    numba caches next to the source, else in the user's cache folder, else in NUMBA_CACHE_DIR; where none of
+    them can be written it raises at decoration, and the loop is then compiled again in each process.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy", **extra}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """As ``kernel``, always made part of its caller: for a step of a recursion, whose vectors stay in registers."""
+    return kernel(function, forceinline=True)

@@ -1,0 +1,188 @@
+"""Questions and answers: query, budget, status, result, marginals, samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmstruct.graph import Assignment
+
+
+class Status(IntEnum):
+    """How an answer ended, for one instance. Later members are worse."""
+
+    OPTIMAL = 0
+    CONVERGED = 1
+    MAX_STEPS = 2
+    DEADLINE = 3
+    INFEASIBLE = 4
+    NONFINITE = 5
+
+    @property
+    def message(self) -> str:
+        """The status in a sentence."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.OPTIMAL: "The energy is proven least: it meets its lower bound within tolerance.",
+    Status.CONVERGED: "The method has nothing left to improve, but the answer is not proven least.",
+    Status.MAX_STEPS: "The budget of steps was used up; this is the best answer found.",
+    Status.DEADLINE: "The deadline came; this is the best answer found.",
+    Status.INFEASIBLE: "No assignment has finite energy: the hard constraints contradict each other.",
+    Status.NONFINITE: "An energy was NaN, so no answer can be trusted.",
+}
+
+
+class Ask(StrEnum):
+    """The kinds of question."""
+
+    MINIMIZE = "minimize"
+    MARGINALS = "marginals"
+    LOG_PARTITION = "log_partition"
+    SAMPLE = "sample"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of a graph.
+
+    sum_out: blocks to be summed out rather than minimised (minimise only).
+    temperature: probabilities are proportional to exp(-E / temperature).
+    k: how many best assignments.  num_samples: S.
+    factors: labels of factors whose joint beliefs are wanted beside those of the variables (marginals only).
+    """
+
+    ask: Ask = Ask.MINIMIZE
+    sum_out: tuple[str, ...] = ()
+    temperature: float = 1.0
+    k: int = 1
+    num_samples: int = 1
+    factors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long an answer may take: until an instant of the monotonic clock, and a number of steps."""
+
+    deadline: float | None = None
+    max_steps: int | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None, max_steps: int | None = None) -> Budget:
+        """A budget that opens now and ends ``seconds`` later; whoever gets a request calls this first."""
+        return cls(None if seconds is None else time.monotonic() + seconds, max_steps)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; negative when it has passed, infinite when there is none."""
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.remaining <= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Reparametrization:
+    """A witness of a lower bound on a chain or forest: messages that move energy between terms of an instance.
+
+    Any messages whatever give a valid bound: the sum over terms of each term's own minimum after the move
+    (``certificate.bound`` computes it). Those that elimination sends make it tight.
+
+    kind: ``chain`` (messages (n, K), the forward min-sums up to one constant a site) or ``forest`` (messages flat over
+    the states of each site's parent).
+    """
+
+    kind: str
+    messages: Tensor
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lower bound for which a solver vouches without a record that could be re-checked."""
+
+    by: str
+
+
+Witness = Reparametrization | Claim
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An assignment of low energy, and how good it is; all tensors per instance.
+
+    energy: (B,) float64, recomputed by the engine from the assignment.  lower_bound: (B,) float64, -inf where the
+    method gives none.  status: (B,) long, members of Status.
+    alternatives: the k best assignments, best first, with their energies (k, B); a slot that does not exist has
+    infinite energy.  witness: what proves the bound.  stats: what the solver counted.
+    """
+
+    assignment: Assignment
+    energy: Tensor
+    lower_bound: Tensor
+    status: Tensor
+    solver: str = ""
+    witness: Witness | None = None
+    alternatives: tuple[Assignment, ...] = ()
+    alternative_energies: Tensor | None = None
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> Tensor:
+        """(B,) how far the energy may lie above the least one: 0 where proven, inf where there is no bound."""
+        gap = torch.where(torch.isposinf(self.lower_bound), 0.0, self.energy - self.lower_bound)
+        return gap.clamp(min=0.0)
+
+    @property
+    def statuses(self) -> list[Status]:
+        """The status of each instance as a member of Status."""
+        return [Status(s) for s in self.status.tolist()]
+
+    def __repr__(self) -> str:
+        counts = {s.name: n for s in Status if (n := int((self.status == s).sum()))}
+        return f"Result({self.assignment}; {counts}; by {self.solver})"
+
+
+@dataclass(frozen=True, eq=False)
+class Marginals:
+    """Probabilities of states, from exp(-E / temperature).
+
+    beliefs: block name to (n, K); rows sum to 1, except in infeasible instances, where they are 0.
+    factor_beliefs: factor label to joint beliefs: (m, K, K) for pairs, (n, K, K) for a chain, where entry t is the
+    edge from site t - 1 to site t.  log_partition: (B,); -inf where infeasible.
+    exact: whether these are the true marginals.
+    """
+
+    beliefs: Mapping[str, Tensor]
+    log_partition: Tensor
+    exact: bool
+    status: Tensor
+    solver: str = ""
+    factor_beliefs: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """S assignments drawn from exp(-E / temperature).
+
+    values: block name to (S, n) long.  energy: (S, B) float64.  exact: whether draws are independent and exact.
+    """
+
+    values: Mapping[str, Tensor]
+    energy: Tensor
+    exact: bool
+    status: Tensor
+    solver: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+Answer = Result | Marginals | Samples

@@ -1,0 +1,28 @@
+"""How energies are shaped: losses and the training loop."""
+
+from ebmstruct.learning.losses import (
+    Loss,
+    LossValue,
+    NegativeLogLikelihood,
+    Perceptron,
+    PseudoLikelihood,
+    SoftmaxMargin,
+    StructuredHinge,
+)
+from ebmstruct.learning.options import TrainingOptions
+from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
+
+__all__ = [
+    "Loss",
+    "LossValue",
+    "NegativeLogLikelihood",
+    "Perceptron",
+    "PseudoLikelihood",
+    "SoftmaxMargin",
+    "StructuredHinge",
+    "TrainingEvent",
+    "TrainingOptions",
+    "TrainingTrace",
+    "fit",
+    "resolve_device",
+]

@@ -1,0 +1,15 @@
+"""Learning objectives: one file a family."""
+
+from ebmstruct.learning.losses.base import Loss, LossValue
+from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood, PseudoLikelihood, SoftmaxMargin
+from ebmstruct.learning.losses.margin import Perceptron, StructuredHinge
+
+__all__ = [
+    "Loss",
+    "LossValue",
+    "NegativeLogLikelihood",
+    "Perceptron",
+    "PseudoLikelihood",
+    "SoftmaxMargin",
+    "StructuredHinge",
+]

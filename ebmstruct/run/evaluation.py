@@ -1,0 +1,154 @@
+"""What a model predicts on a set of examples, and how good that is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ebmstruct.errors import PluginError
+from ebmstruct.extend.task import Evaluation, Example
+from ebmstruct.run.predictor import Predictor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebmstruct.inference import Budget
+
+
+def evaluate(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    split: str,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict every example and score the outputs.
+
+    on_progress: called with the number of examples done and of all. The metrics are the task's own, and
+    ``inference``: statuses, gaps, mean energies and the seconds that prediction alone took.
+    """
+    energy: list[float] = []
+    target: list[float] = []
+    gap: list[float] = []
+    status: list[str] = []
+    outputs: list[Any] = []
+    wall, cpu = 0.0, 0.0
+    prepared = predictor.model.prepare([example.x for example in examples])
+    for positions in _batches(predictor, len(examples)):
+        clock = time.perf_counter(), time.process_time()
+        graph, found = predictor.infer(prepared.select(positions), _budget(predictor), detail=True)
+        wall, cpu = wall + time.perf_counter() - clock[0], cpu + time.process_time() - clock[1]
+        outputs += found.outputs
+        energy += found.result.energy.tolist()
+        gap += found.result.gap.tolist()
+        status += [s.name for s in found.result.statuses]
+        target += _target_energies(predictor, [examples[i] for i in positions], graph, prepared, positions)
+        if on_progress:
+            on_progress(len(outputs), len(examples))
+    metrics = scored(predictor, examples, outputs)
+    metrics["inference"] = _facts(energy, target, gap, status) | {"seconds": wall, "cpu_seconds": cpu}
+    return Evaluation(split, examples, outputs, energy, target, gap, status, metrics)
+
+
+def scored(predictor: Predictor, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    """The task's metrics; PluginError where its chosen metric is not among them."""
+    task = predictor.task
+    metrics = dict(task.score(examples, outputs))
+    if not isinstance(metrics.get(task.metric), (int, float)):
+        raise PluginError(
+            f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {[*metrics]}"
+        )
+    return {"examples": len(examples), **metrics}
+
+
+def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[], dict[str, float]]:
+    """A function that scores the model as it is now on the dev examples; inputs are prepared once.
+
+    It gives the task's metrics that are fractions (counts are left out), and the mean energies of correct and predicted outputs.
+    """
+    prepared = predictor.model.prepare([example.x for example in examples])
+
+    def score() -> dict[str, float]:
+        training = predictor.model.training
+        predictor.model.eval()
+        try:
+            outputs: list[Any] = []
+            energy: list[float] = []
+            target: list[float] = []
+            for positions in _batches(predictor, len(examples)):
+                graph, found = predictor.infer(prepared.select(positions), _budget(predictor))
+                outputs += found.outputs
+                energy += found.result.energy.tolist()
+                target += _target_energies(predictor, [examples[i] for i in positions], graph, prepared, positions)
+        finally:
+            predictor.model.train(training)
+        metrics = scored(predictor, examples, outputs)
+        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, float) or k == predictor.task.metric}
+        facts = _facts(energy, target, [], [])
+        means = {f"energy_{k}": facts[f"mean_energy_{k}"] for k in ("correct", "predicted")}
+        return numbers | {k: v for k, v in means.items() if v is not None}
+
+    return score
+
+
+def _batches(predictor: Predictor, count: int) -> Iterator[list[int]]:
+    """Positions in their order; one by one under a deadline, which is meant for a single request."""
+    size = 1 if predictor.budget.deadline_s is not None else predictor.batch_size
+    for start in range(0, count, size):
+        yield list(range(start, min(start + size, count)))
+
+
+def _budget(predictor: Predictor) -> Budget | None:
+    from ebmstruct.inference import Budget
+
+    options = predictor.budget
+    if options.deadline_s is None and options.max_steps is None:
+        return None
+    return Budget.after(options.deadline_s, options.max_steps)
+
+
+def _target_energies(
+    predictor: Predictor, examples: Sequence[Example], graph: Any, prepared: Any, positions: Sequence[int]
+) -> list[float]:
+    """Energies of the correct outputs, NaN where nobody knows them."""
+    import torch
+
+    known = [i for i, example in enumerate(examples) if example.y is not None]
+    if not known:
+        return [math.nan] * len(examples)
+    with torch.no_grad():
+        if len(known) < len(examples):
+            graph = predictor.model(prepared.select([positions[i] for i in known]))
+        found = _least_completion(predictor, [examples[i].y for i in known], graph).tolist()
+    energies = [math.nan] * len(examples)
+    for i, value in zip(known, found, strict=True):
+        energies[i] = value
+    return energies
+
+
+def _least_completion(predictor: Predictor, ys: Sequence[Any], graph: Any) -> Tensor:
+    """(B,) the energy of each correct output; where it is partly known, the least of its completions."""
+    from ebmstruct.inference import minimize
+
+    target = predictor.task.encode(ys, graph, predictor.schema)
+    if target.complete(graph.topology.names):
+        energy: Tensor = graph.energy(target)
+        return energy
+    return minimize(graph.condition(target), predictor.solver).energy
+
+
+def _facts(
+    energy: Sequence[float], target: Sequence[float], gap: Sequence[float], status: Sequence[str]
+) -> dict[str, Any]:
+    finite = [(e, t) for e, t in zip(energy, target, strict=True) if math.isfinite(e) and math.isfinite(t)]
+    gaps = [g for g in gap if math.isfinite(g)]
+    return {
+        "statuses": dict(Counter(status)),
+        "largest_gap": max(gaps, default=None),
+        "without_bound": len(gap) - len(gaps),
+        "mean_energy_predicted": sum(e for e, _ in finite) / len(finite) if finite else None,
+        "mean_energy_correct": sum(t for _, t in finite) / len(finite) if finite else None,
+    }

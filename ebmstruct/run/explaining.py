@@ -1,0 +1,54 @@
+"""Which solver would answer for a run or a task file, told for the graph of an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ebmstruct.errors import DataError
+from ebmstruct.extend.task import Task
+from ebmstruct.run.models import build_model
+from ebmstruct.run.predictor import load
+from ebmstruct.run.spec import RunConfig
+
+_EXAMPLES = 4
+
+
+def explain_run(path: Path | str, text: str | None = None) -> str:
+    """The choice of solver for a finished run, on raw text or on the first of its test examples."""
+    predictor = load(path)
+    return _explained(predictor.model, predictor.solver, _inputs(predictor.task, text))
+
+
+def explain_task(config: RunConfig, text: str | None = None) -> str:
+    """The choice of solver for a task file, with untrained weights; the training data are read for the schema."""
+    schema = config.task.fit(list(config.task.examples("train")))
+    model = build_model(config.energies, schema, seed=0)
+    model.eval()
+    return _explained(model, config.solver, _inputs(config.task, text))
+
+
+def _inputs(task: Task, text: str | None) -> list[Any]:
+    if text is not None:
+        inputs = task.read(text)[:_EXAMPLES]
+        if not inputs:
+            raise DataError("the text holds no input")
+        return inputs
+    split = "test" if "test" in task.splits() else "train"
+    inputs = [example.x for example, _ in zip(task.examples(split), range(_EXAMPLES), strict=False)]
+    if not inputs:
+        raise DataError(f"the split {split!r} holds no example")
+    return inputs
+
+
+def _explained(model: Any, solver: Any, inputs: list[Any]) -> str:
+    import torch
+
+    from ebmstruct.inference import Ask, Query, explain
+
+    with torch.no_grad():
+        graph = model.graph(inputs)
+    wanted = None if solver is None else [solver]
+    head = "solver named by the task file" if solver is not None else "solver left to the engine"
+    choices = [explain(graph, Query(ask), solvers=wanted) for ask in (Ask.MINIMIZE, Ask.MARGINALS)]
+    return "\n\n".join([f"{head}; asked about a batch of {len(inputs)}", *map(str, choices)])

@@ -1,0 +1,313 @@
+"""The report of a run: one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ebmstruct.extend.task import Cases, Chart, Evaluation, Section, Table
+from ebmstruct.run.charts import chart
+from ebmstruct.run.markup import (
+    MAX_ROWS,
+    cell_of,
+    duration,
+    facts_list,
+    is_number,
+    number,
+    table_of,
+    text,
+    widest,
+    words,
+)
+from ebmstruct.run.spec import RunConfig
+from ebmstruct.run.style import CSS
+
+_EQUAL = 1e-4
+"""Two energies are shown as equal where they differ by less, relative to 1 or their size."""
+
+_STATUS_WORDS = {
+    "OPTIMAL": ("good", "The energy is proven least."),
+    "CONVERGED": ("", "The solver found nothing better, without a proof that there is nothing."),
+    "MAX_STEPS": ("warn", "The solver used up its steps; the best found so far was taken."),
+    "DEADLINE": ("warn", "The time was over; the best found so far was taken."),
+    "INFEASIBLE": ("bad", "The constraints leave no answer."),
+    "NONFINITE": ("bad", "An energy stopped being a finite number."),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows.
+
+    trace: one mapping an epoch.  sections: the task's own, by split.  data: provenance and numbers of examples.
+    """
+
+    config: RunConfig
+    config_text: str
+    trace: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Evaluation]
+    sections: Mapping[str, Sequence[Section]]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    parameters: int
+    seconds: float
+
+
+def html(report: Report) -> str:
+    """The page. It loads nothing from anywhere, runs no script, and shows every text escaped."""
+    title = f"{report.config.task_name}: run report"
+    parts = [
+        ("results", "Results", _headline(report)),
+        ("training", "Training", _training(report)),
+        ("energies", "Energies", _energies(report)),
+        ("answers", "How sure the answers are", _answers(report)),
+        *((f"split-{e.split}", _split_title(report, e.split), _sections(report.sections.get(e.split, ())))
+          for e in _ordered(report.evaluations) if report.sections.get(e.split)),
+        ("data", "Data", _data(report.data)),
+        ("setup", "Configuration and environment", _setup(report)),
+    ]  # fmt: skip
+    parts = [part for part in parts if part[2]]
+    links = "".join(f'<a href="#{text(anchor)}">{text(name)}</a>' for anchor, name, _ in parts[1:])
+    body = "".join(
+        f'<section id="{text(anchor)}">{"" if anchor == "results" else f"<h2>{text(name)}</h2>"}{content}</section>'
+        for anchor, name, content in parts
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(title)}</title><style>{CSS}</style></head><body><main>"
+        f"<header>{_header(report)}<nav>{links}</nav></header>{body}"
+        f"<footer>{_footer(report)}</footer></main></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    energies = " + ".join(term.name for term in report.config.energies)
+    loss = getattr(type(report.config.loss), "name", "") or report.config.resolved.get("loss", {}).get("name", "")
+    solver = report.config.resolved.get("solver")
+    said = f"Energy <b>{text(energies)}</b> ({number(report.parameters)} parameters), trained with {text(loss)}"
+    said += f", solved by {text(solver['name'])}." if solver else "; the solver was chosen for each graph."
+    return (
+        f'<p class="eyebrow">ebmstruct run · {text(report.config.source)}</p>'
+        f"<h1>{text(report.config.task_name)}</h1>"
+        f'<p class="lede">{said}</p>'
+    )
+
+
+def _headline(report: Report) -> str:
+    metric = report.config.task.metric
+    cards = []
+    for evaluation in _ordered(report.evaluations):
+        facts = {k: v for k, v in evaluation.metrics.items() if k not in (metric, "examples") and is_number(v)}
+        spent = evaluation.metrics.get("inference", {}).get("cpu_seconds")
+        if spent:
+            facts["examples predicted a processor second"] = round(len(evaluation.examples) / spent)
+        count = evaluation.metrics.get("examples", len(evaluation.examples))
+        cards.append(
+            f'<div class="card"><p class="split">{text(evaluation.split)} · {number(count)} examples</p>'
+            f'<p class="big">{number(evaluation.metrics.get(metric, math.nan))}</p>'
+            f'<p class="metric">{text(words(metric))}</p>{facts_list(facts)}</div>'
+        )
+    return f'<div class="headline">{"".join(cards)}</div>'
+
+
+def _training(report: Report) -> str:
+    rows = report.trace
+    if not rows:
+        return ""
+    epochs = [_whole(row.get("epoch", i + 1)) for i, row in enumerate(rows)]
+    metric = report.config.task.metric
+    figures = [Chart("Loss", {"loss": _column(rows, "loss")}, epochs, "epoch", "loss a training example")]
+    said = ""
+    if any(metric in row for row in rows):
+        values = _column(rows, metric)
+        best = max(range(len(rows)), key=lambda i: values[i] if math.isfinite(values[i]) else -math.inf)
+        figures.append(Chart(f"{words(metric)} on dev", {metric: values}, epochs, "epoch", words(metric)))
+        said = (
+            f"Of {number(len(rows))} epochs, number {number(epochs[best])} was best on dev "
+            f"({text(words(metric))} {number(values[best])}); its weights were kept. "
+        )
+    seconds, cpu = sum(_column(rows, "seconds")), sum(_column(rows, "cpu_seconds"))
+    if math.isfinite(seconds):
+        said += f"Training took {duration(seconds)}"
+        said += f" ({duration(cpu)} of processor time)." if math.isfinite(cpu) else "."
+    shown = "".join(_figure(f) for f in figures)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table("", [words(key) for key in columns], [[_whole(row.get(key, "")) for key in columns] for row in rows])
+    more = f"<details><summary>Every epoch in numbers</summary>{table_of(table)}</details>"
+    return f'<p>{said}</p><div class="figures">{shown}</div>{more}'
+
+
+def _energies(report: Report) -> str:
+    figures = []
+    rows = report.trace
+    if any("energy_correct" in row for row in rows):
+        epochs = [_whole(row.get("epoch", i + 1)) for i, row in enumerate(rows)]
+        series = {"correct": _column(rows, "energy_correct"), "predicted": _column(rows, "energy_predicted")}
+        note = (
+            "Mean energies on dev after each epoch. The predicted answer is the one of least energy, so its curve lies "
+            "below; where the two meet, the correct answers are the ones of least energy."
+        )
+        figures.append(Chart("Correct against predicted, by epoch", series, epochs, "epoch", "mean energy", note=note))
+    for evaluation in _ordered(report.evaluations):
+        drawn = _differences(evaluation)
+        if drawn is not None:
+            figures.append(drawn)
+    if not figures:
+        return ""
+    lead = (
+        "A model of this kind gives every possible answer an energy, and predicts the one with the least. "
+        "It is right where no other answer lies lower than the correct one."
+    )
+    return f'<p>{lead}</p><div class="figures">{"".join(_figure(f) for f in figures)}</div>'
+
+
+def _differences(evaluation: Evaluation) -> Chart | None:
+    pairs = zip(evaluation.target_energy, evaluation.energy, strict=True)
+    pairs = [(t, e) for t, e in pairs if not math.isnan(t) and math.isfinite(e)]
+    if not pairs:
+        return None
+    forbidden = sum(math.isinf(t) for t, _ in pairs)
+    differences = [t - e for t, e in pairs if math.isfinite(t)]
+    scales = [_EQUAL * max(1.0, abs(e)) for t, e in pairs if math.isfinite(t)]
+    apart = [d for d, scale in zip(differences, scales, strict=True) if abs(d) > scale]
+    equal = len(differences) - len(apart)
+    below = sum(d < 0 for d in apart)
+    note = (
+        f"In {number(equal)} of {number(len(pairs))} examples the correct answer has the least energy, as it should. "
+        f"For the other {number(len(apart))} the chart shows by how much it lies above the predicted one: near 0 the "
+        "model was nearly right, far to the right it was confidently wrong."
+    )
+    if below:
+        note += f" In {number(below)} the correct answer lies below: there the search, not the model, is at fault."
+    if forbidden:
+        note += f" In {number(forbidden)} the model forbids the correct answer (infinite energy)."
+    title = f"E(correct) \N{MINUS SIGN} E(predicted) on {evaluation.split}"
+    return Chart(title, {"examples": apart}, (), "energy difference", "examples", "histogram", note)
+
+
+def _answers(report: Report) -> str:
+    rows = []
+    for evaluation in _ordered(report.evaluations):
+        gaps = [g for g in evaluation.gap if math.isfinite(g)]
+        for status, count in sorted(Counter(evaluation.status).items()):
+            rows.append(
+                (evaluation.split, status, count, count / max(1, len(evaluation.status)), max(gaps, default=None))
+            )
+    body = "".join(
+        f'<tr><td>{text(split)}</td><td><span class="{_STATUS_WORDS.get(status, ("",))[0]}">{text(status)}</span> '
+        f"{text(_STATUS_WORDS.get(status, ('', ''))[1])}</td>"
+        f'<td class="n">{number(count)}</td><td class="n">{100 * share:.1f} %</td>'
+        f'<td class="n">{"no bound" if gap is None else number(float(gap))}</td></tr>'
+        for split, status, count, share, gap in rows
+    )
+    head = (
+        '<th>split</th><th>status</th><th class="n">answers</th><th class="n">share</th><th class="n">largest gap</th>'
+    )
+    lead = (
+        "Each answer comes with a lower bound on the energy. The gap says how far the answer may lie above the least "
+        "possible energy: 0 means that it is proven to be the best under this model."
+    )
+    return f'<p>{lead}</p><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _sections(sections: Iterable[Section]) -> str:
+    """The task's own sections: small charts and tables side by side, cases below each other."""
+    out, row = [], []
+    for section in sections:
+        if isinstance(section, Cases):
+            if row:
+                out.append(f'<div class="figures">{"".join(row)}</div>')
+                row = []
+            out.append(_cases(section))
+        else:
+            row.append(_figure(section))
+    if row:
+        out.append(f'<div class="figures">{"".join(row)}</div>')
+    return "".join(out)
+
+
+def _figure(section: Table | Chart) -> str:
+    inner = chart(section) if isinstance(section, Chart) else table_of(section)
+    wide = isinstance(section, Table) and (len(section.columns) > 6 or widest(section) > 60)
+    note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
+    return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'
+
+
+def _cases(section: Cases) -> str:
+    cards = []
+    for case in section.cases[:MAX_ROWS]:
+        rows = "".join(
+            f"<dt>{text(key)}</dt><dd>{table_of(value) if isinstance(value, Table) else cell_of(value)}</dd>"
+            for key, value in case.items()
+        )
+        cards.append(f'<article class="case"><dl>{rows}</dl></article>')
+    note = f'<p class="note">{text(section.note)}</p>' if section.note else ""
+    empty = '<p class="empty">There are none.</p>' if not cards else ""
+    return f'<h3>{text(section.title)}</h3>{note}{empty}<div class="cases">{"".join(cards)}</div>'
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    files = data.get("files") if isinstance(data.get("files"), Mapping) else {}
+    counts = data.get("examples") if isinstance(data.get("examples"), Mapping) else {}
+    others = {k: v for k, v in data.items() if k not in ("files", "examples")}
+    out = [f'<div class="columns"><div><h3>Examples</h3>{facts_list(counts)}</div>']
+    if others:
+        out.append(f"<div><h3>Where they come from</h3>{facts_list(dict(_flat(others)))}</div>")
+    out.append("</div>")
+    if files:
+        rows = "".join(
+            f"<tr><td><bdi>{text(name)}</bdi></td>"
+            f'<td><code title="{text(digest)}">{text(str(digest)[:16])}…</code></td></tr>'
+            for name, digest in list(files.items())[:MAX_ROWS]
+        )
+        head = "<thead><tr><th>file</th><th>sha256</th></tr></thead>"
+        out.append(f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>')
+    return "".join(out)
+
+
+def _setup(report: Report) -> str:
+    facts = dict(_flat(report.environment))
+    return (
+        f'<div class="columns"><div><h3>Configuration</h3><pre>{text(report.config_text)}</pre></div>'
+        f"<div><h3>Environment</h3>{facts_list(facts)}</div></div>"
+        '<p class="note">The configuration is complete: saved as a file it runs again as it is.</p>'
+    )
+
+
+def _footer(report: Report) -> str:
+    when = datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z")
+    version = text(report.environment.get("ebmstruct", ""))
+    return f"Written by ebmstruct {version} on {text(when)}, after {duration(report.seconds)}."
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key} ")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _whole(value: Any) -> Any:
+    """Counts that went through floats as whole numbers again."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e6 else value
+
+
+def _ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The test split first: it is what a reader looks for."""
+    return sorted(evaluations, key=lambda e: e.split != "test")
+
+
+def _split_title(report: Report, split: str) -> str:
+    return f"A closer look at {split}" if len(report.evaluations) > 1 else "A closer look"
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [float(row[key]) if is_number(row.get(key)) else math.nan for row in rows]

@@ -1,0 +1,136 @@
+"""Files written whole or not at all, JSON without surprises, and bounded reading."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ebmstruct.errors import RunFolderError
+
+MAX_JSON_BYTES = 256 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name only once it is whole and on the disk; a fault leaves what was there before."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def cannot_write(path: Path, error: OSError) -> RunFolderError:
+    """The sentence for a file that the system does not let us write."""
+    return RunFolderError(f"cannot write {path}: {error.strerror or error}; choose another folder with --output")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by these bytes."""
+    with atomic(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by this text, in UTF-8; half surrogate pairs become question marks."""
+    write_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by a value as indented JSON; see ``plain`` for what becomes of each type."""
+    write_text(path, json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Replace a file by one JSON value a line; the values may be generated while it is written."""
+    with atomic(path) as file:
+        for value in values:
+            line = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+            file.write(line.encode("utf-8", errors="replace") + b"\n")
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """A file's bytes; RunFolderError where it is missing, unreadable, or larger than ``limit``."""
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise RunFolderError(f"{path} is larger than {limit // 2**20} MiB, so it is not what a run writes")
+        return path.read_bytes()
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; RunFolderError where there is none."""
+    return parse_json(read_bytes(path, limit), path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in these bytes; path is for messages."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise RunFolderError(f"{path} is not JSON ({said}); the run is damaged") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds {type(value).__name__} where a JSON object belongs; the run is damaged")
+    return value
+
+
+def sha256(data: bytes) -> str:
+    """The hash of bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file, read in pieces."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: tuples and tensors become lists, non-finite numbers null, what is left text."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(child) for key, child in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [plain(child) for child in items]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,75 @@
+"""The tagging energy of hashed features, as users of CRF toolkits know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmstruct import EnergyModel, FactorGraph
+from ebmstruct.energies.sparse import SparseLinear
+from ebmstruct_nlp.features import FeatureRows, FeatureTemplate
+from ebmstruct_nlp.tag_chain import TagChain, TagSchema
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """The hashed features of sentences, as ``SparseChain`` takes them."""
+
+    rows: FeatureRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, positions: Sequence[int]) -> FeatureInputs:
+        return FeatureInputs(self.rows.select(positions))
+
+
+class SparseChain(EnergyModel):
+    """A linear chain over tags whose word energies are sums of learned weights of hashed features.
+
+    template: a name (``words``, ``plain_words``, ``characters``, ``plain_characters``) or a list of slots (see
+    ``FeatureTemplate``).  buckets_log2: the table has 2^buckets_log2 rows of K weights.
+    dropout: in training each feature of each token is left out with this probability.
+    Cost: slots x K additions a token, and K x K a token for the chain.
+    """
+
+    def __init__(
+        self,
+        schema: TagSchema,
+        *,
+        template: str | list[str] = "words",
+        buckets_log2: int = 20,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        from ebmstruct_nlp import templates
+        template_named = getattr(templates, "template_named", None)
+        self.template = (
+            template_named(template, buckets_log2)
+            if isinstance(template, str)
+            else FeatureTemplate(tuple(template), buckets_log2)
+        )
+        self.statistics = schema.statistics
+        self.tags = schema.tags
+        self.words = SparseLinear(self.template.num_buckets, len(schema.tags), dropout=dropout)
+        self.chain = TagChain(schema)
+
+    def prepare(self, xs: Sequence[Any]) -> FeatureInputs:
+        return FeatureInputs(self.template.features(xs, self.statistics, counted=self.training))
+
+    def forward(self, inputs: FeatureInputs) -> FactorGraph:
+        device = self.words.weight.device
+        ids, offsets = torch.from_numpy(inputs.rows.ids), torch.from_numpy(inputs.rows.offsets)
+        noise = torch.default_generator if self.training else None
+        return self.chain.graph(self.words(ids.to(device), noise), offsets.to(device))
+
+    def evidence(self, x: Sequence[str], site: int) -> Mapping[str, Tensor]:
+        """What each feature of one token says: slot to the (K,) energies that it adds."""
+        rows = self.template.features([x], self.statistics)
+        ids = rows.ids[site].tolist()
+        weight = self.words.weight.detach()
+        return {slot: weight[i] for slot, i in zip(self.template.slots, ids, strict=True) if i}
