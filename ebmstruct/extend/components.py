@@ -137,7 +137,7 @@ def _annotations(cls: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(cls):
         sources = [(base, vars(base).get("__annotations__", {})) for base in reversed(cls.__mro__)]
     else:
-        init = inspect.unwrap(cls.__init__)
+        init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
         sources = [(init, getattr(init, "__annotations__", {}))]
     hints: dict[str, Any] = {}
     for owner, texts in sources:

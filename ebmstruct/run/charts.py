@@ -9,7 +9,7 @@ from ebmstruct.extend.task import Chart
 from ebmstruct.run.markup import number, text
 
 WIDTH, HEIGHT = 480, 260
-TOP, RIGHT, BOTTOM, LEFT = 16, 14, 44, 56
+TOP, RIGHT, BOTTOM, LEFT = 16, 14, 44, 62
 COLOURS = 6
 _MARKERS = 60
 _POINTS = 800
@@ -65,7 +65,7 @@ class _Plane:
             out.append(f'<line class="{rule}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             out.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
         for x, label in x_marks:
-            anchor = "middle" if x < WIDTH - RIGHT - 12 else "end"
+            anchor = "middle" if x + 3.5 * len(label) < WIDTH - 2 else "end"
             y = self.height - BOTTOM + 17
             out.append(f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="{anchor}">{text(label)}</text>')
         middle = (LEFT + WIDTH - RIGHT) / 2

@@ -93,7 +93,8 @@ def _parsed(text: str, place: Place, faults: Faults) -> Item | None:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if isinstance(error.position, int) else 1
         where = Place(place.source, line) if place.line else place
-        faults.add(where, "", f"holds the character U+{ord(str(error.character)[0]):04X}, which YAML does not allow")
+        code = error.character if isinstance(error.character, int) else ord(error.character[0])
+        faults.add(where, "", f"holds the character U+{code:04X}, which YAML does not allow")
     except RecursionError:
         faults.add(place, "", f"is nested more than {MAX_DEPTH} deep")
     except (ValueError, yaml.YAMLError) as error:

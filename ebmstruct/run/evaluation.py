@@ -58,16 +58,16 @@ def scored(predictor: Predictor, examples: Sequence[Example], outputs: Sequence[
     task = predictor.task
     metrics = dict(task.score(examples, outputs))
     if not isinstance(metrics.get(task.metric), (int, float)):
-        raise PluginError(
-            f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {[*metrics]}"
-        )
+        found = ", ".join(metrics) or "nothing"
+        raise PluginError(f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {found}")
     return {"examples": len(examples), **metrics}
 
 
 def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[], dict[str, float]]:
     """A function that scores the model as it is now on the dev examples; inputs are prepared once.
 
-    It gives the task's metrics that are fractions (counts are left out), and the mean energies of correct and predicted outputs.
+    It gives the task's metrics that are fractions (counts are left out), and the mean energies of correct and
+    predicted outputs.
     """
     prepared = predictor.model.prepare([example.x for example in examples])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,6 @@ def merged(over: Item, under: Item) -> Item:
 def walk(item: Item, path: str = "") -> Iterator[tuple[str, Item]]:
     """Every item below this one with its dotted path."""
     yield path, item
-    inner = item.value.items() if isinstance(item.value, dict) else ()
-    inner = enumerate(item.value) if isinstance(item.value, list) else inner
-    for key, child in inner:
+    pairs: Iterable[tuple[Any, Item]] = item.value.items() if isinstance(item.value, dict) else ()
+    for key, child in enumerate(item.value) if isinstance(item.value, list) else pairs:
         yield from walk(child, f"{path}.{key}" if path else str(key))

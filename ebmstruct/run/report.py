@@ -112,7 +112,7 @@ def _headline(report: Report) -> str:
         cards.append(
             f'<div class="card"><p class="split">{text(evaluation.split)} · {number(count)} examples</p>'
             f'<p class="big">{number(evaluation.metrics.get(metric, math.nan))}</p>'
-            f'<p class="metric">{text(words(metric))}</p>{facts_list(facts)}</div>'
+            f'<p class="metric">{text(_upper(words(metric)))}</p>{facts_list(facts)}</div>'
         )
     return f'<div class="headline">{"".join(cards)}</div>'
 
@@ -128,7 +128,7 @@ def _training(report: Report) -> str:
     if any(metric in row for row in rows):
         values = _column(rows, metric)
         best = max(range(len(rows)), key=lambda i: values[i] if math.isfinite(values[i]) else -math.inf)
-        figures.append(Chart(f"{words(metric)} on dev", {metric: values}, epochs, "epoch", words(metric)))
+        figures.append(Chart(f"{_upper(words(metric))} on dev", {metric: values}, epochs, "epoch", words(metric)))
         said = (
             f"Of {number(len(rows))} epochs, number {number(epochs[best])} was best on dev "
             f"({text(words(metric))} {number(values[best])}); its weights were kept. "
@@ -169,8 +169,8 @@ def _energies(report: Report) -> str:
 
 
 def _differences(evaluation: Evaluation) -> Chart | None:
-    pairs = zip(evaluation.target_energy, evaluation.energy, strict=True)
-    pairs = [(t, e) for t, e in pairs if not math.isnan(t) and math.isfinite(e)]
+    both = zip(evaluation.target_energy, evaluation.energy, strict=True)
+    pairs = [(t, e) for t, e in both if not math.isnan(t) and math.isfinite(e)]
     if not pairs:
         return None
     forbidden = sum(math.isinf(t) for t, _ in pairs)
@@ -219,7 +219,8 @@ def _answers(report: Report) -> str:
 
 def _sections(sections: Iterable[Section]) -> str:
     """The task's own sections: small charts and tables side by side, cases below each other."""
-    out, row = [], []
+    out: list[str] = []
+    row: list[str] = []
     for section in sections:
         if isinstance(section, Cases):
             if row:
@@ -254,8 +255,7 @@ def _cases(section: Cases) -> str:
 
 
 def _data(data: Mapping[str, Any]) -> str:
-    files = data.get("files") if isinstance(data.get("files"), Mapping) else {}
-    counts = data.get("examples") if isinstance(data.get("examples"), Mapping) else {}
+    files, counts = (found if isinstance(found := data.get(k), Mapping) else {} for k in ("files", "examples"))
     others = {k: v for k, v in data.items() if k not in ("files", "examples")}
     out = [f'<div class="columns"><div><h3>Examples</h3>{facts_list(counts)}</div>']
     if others:
@@ -293,6 +293,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key} ")
         else:
             yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _upper(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def _whole(value: Any) -> Any:

@@ -17,8 +17,7 @@ from ebmstruct.run.options import BAD, built, converted, read_options
 
 if TYPE_CHECKING:
     from ebmstruct.inference import Solver
-    from ebmstruct.learning.losses import Loss
-    from ebmstruct.learning.training import TrainingOptions
+    from ebmstruct.learning import Loss, TrainingOptions
 
 SECTIONS = ("task", "energy", "solver", "loss", "train", "eval", "output")
 
@@ -114,7 +113,7 @@ class _Checker:
         self._resolved: dict[str, Any] = {}
 
     def config(self) -> RunConfig | None:
-        from ebmstruct.learning.training import TrainingOptions
+        from ebmstruct.learning import TrainingOptions
 
         for key, item in self._top.value.items():
             if key not in SECTIONS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,12 @@ def encode_tags(ys: Sequence[Sequence[Tag]], schema: TagSchema) -> Assignment:
     """
     if schema.scheme not in ("bio", "plain"):
         ys = [_respelt(y, scheme_named(schema.scheme)) for y in ys]
-    index = index_of(schema.tags)
-    states = torch.tensor([index.get(tag, -1) if tag is not None else -1 for y in ys for tag in y], dtype=torch.long)
+    index = {**index_of(schema.tags), None: -1}
+    try:
+        rows = np.fromiter(map(index.__getitem__, chain.from_iterable(ys)), np.int64)
+    except KeyError:
+        rows = np.array([index.get(tag, -1) for y in ys for tag in y], dtype=np.int64)
+    states = torch.from_numpy(rows)
     known = states >= 0
     if bool(known.all()):
         return Assignment({BLOCK: states})
@@ -67,13 +72,13 @@ def decode_states(y: Assignment, graph: FactorGraph, schema: TagSchema) -> list[
 
 
 def add_confidence(
-    outputs: list[dict[str, Any]], y: Assignment, graph: FactorGraph, schema: TagSchema, found: Marginals, chain: str
+    outputs: list[dict[str, Any]], y: Assignment, graph: FactorGraph, schema: TagSchema, found: Marginals, label: str
 ) -> None:
     """Give each token's tag, or each entity, the probability that the model gives it.
 
     An entity's is that of its tags and of ending where it does: along a chain the product of conditionals
     p(tag t | tag t - 1), read off the beliefs of single tokens and of neighbours.
-    chain: the label of the factor whose pair beliefs are in ``found`` (plain schemes need none).
+    label: of the chain factor, whose pair beliefs are in ``found`` (plain schemes need none).
     """
     beliefs = found.beliefs[BLOCK].numpy(force=True).astype(np.float64)
     offsets = graph.variables[BLOCK].offsets.tolist()
@@ -83,7 +88,7 @@ def add_confidence(
         for output, a, b in zip(outputs, offsets, offsets[1:], strict=False):
             output["confidence"] = sure[a:b]
         return
-    pairs = found.factor_beliefs[chain].numpy(force=True)
+    pairs = found.factor_beliefs[label].numpy(force=True)
     goes_on = _continuations(schema)
     for output, a, b in zip(outputs, offsets, offsets[1:], strict=False):
         for entity in output["entities"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,15 @@ from ebmstruct import EnergyModel, FactorGraph
 from ebmstruct.energies.sparse import SparseLinear
 from ebmstruct_nlp.features import FeatureRows, FeatureTemplate
 from ebmstruct_nlp.tag_chain import TagChain, TagSchema
+from ebmstruct_nlp.templates import CHARACTERS, PLAIN_CHARACTERS, PLAIN_WORDS, WORDS
+
+TemplateName = Literal["words", "plain_words", "characters", "plain_characters"]
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "words": WORDS,
+    "plain_words": PLAIN_WORDS,
+    "characters": CHARACTERS,
+    "plain_characters": PLAIN_CHARACTERS,
+}
 
 
 @dataclass(frozen=True)
@@ -41,18 +50,13 @@ class SparseChain(EnergyModel):
         self,
         schema: TagSchema,
         *,
-        template: str | list[str] = "words",
+        template: TemplateName | list[str] = "words",
         buckets_log2: int = 20,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        from ebmstruct_nlp import templates
-        template_named = getattr(templates, "template_named", None)
-        self.template = (
-            template_named(template, buckets_log2)
-            if isinstance(template, str)
-            else FeatureTemplate(tuple(template), buckets_log2)
-        )
+        slots = TEMPLATES[template] if isinstance(template, str) else tuple(template)
+        self.template = FeatureTemplate(slots, buckets_log2)
         self.statistics = schema.statistics
         self.tags = schema.tags
         self.words = SparseLinear(self.template.num_buckets, len(schema.tags), dropout=dropout)

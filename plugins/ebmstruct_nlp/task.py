@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,7 +29,15 @@ from ebmstruct import (
     marginals,
 )
 from ebmstruct.extend import Evaluation, Inference, Section
-from ebmstruct_nlp.corpora import CORPORA, CorpusSplits, corpus_named, hkcancor_ner, hkcancor_pos, read_splits
+from ebmstruct_nlp.corpora import (
+    CORPORA,
+    CorpusSplits,
+    corpus_named,
+    find_splits,
+    hkcancor_ner,
+    hkcancor_pos,
+    read_splits,
+)
 from ebmstruct_nlp.encoding import add_confidence, cost_matrix, decode_states, encode_tags
 from ebmstruct_nlp.features import FeatureTemplate
 from ebmstruct_nlp.metrics import calibration, span_confusion, span_scores, tag_confusion, tag_scores
@@ -95,6 +103,14 @@ class TaggingTask(Task):
 
     def examples(self, split: str) -> Sequence[Example]:
         return [Example(Sentence(s.tokens, s.placed()), s.tags, s.source) for s in self.corpus[split]]
+
+    def splits(self) -> Sequence[str]:
+        return tuple(self.corpus.sentences)
+
+    def examples_from(self, path: Path, split: str = "test") -> Sequence[Example]:
+        """The examples of a file, or of a folder's file for ``split``; columns and labels are read as in training."""
+        file = find_splits(path, required=(split,))[split] if path.is_dir() else path
+        return replace(self, data={split: str(file)}).examples(split)
 
     def fit(self, train: Sequence[Example]) -> TagSchema:
         scheme = scheme_named(self.encoding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +98,7 @@ class Letters(Task):
     def decode(self, y: Assignment, graph: FactorGraph, schema: ToySchema) -> list[Any]:
         """States as labels."""
         offsets, values = graph.variables["y"].offsets.tolist(), y["y"].tolist()
-        return [[schema.labels[k] for k in values[a:b]] for a, b in zip(offsets, offsets[1:], strict=False)]
+        return [[schema.labels[k] for k in values[a:b]] for a, b in pairwise(offsets)]
 
     def score(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         """The share of labels that are right, and of each type."""

@@ -110,9 +110,9 @@ def marginals(
     if not _compiled(emission):
         return ChainMarginals(*_twin().marginals(*chain, pairwise=pairwise))
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept, edges, status = _ops.chain_forward.default(*chain, True)
-    pairs = 2 if pairwise else 0
-    unary, joint, _, _ = _ops.chain_backward.default(*chain, kept, edges, status, torch.ones_like(log_z), pairs)
+    log_z, kept = _ops.chain_forward.default(*chain, True)
+    weight = torch.ones_like(log_z)
+    unary, joint, _ = _ops.chain_backward.default(*chain, kept, weight, 1.0, 2 if pairwise else 0)
     return ChainMarginals(unary, joint if pairwise else None, log_z)
 
 
@@ -182,11 +182,11 @@ def sample(
     if not _compiled(emission):
         return _twin().sample(*chain, num_samples=num_samples, uniforms=uniforms)
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept, _, status = _ops.chain_forward.default(*chain, True)
+    log_z, kept = _ops.chain_forward.default(*chain, True)
     states = torch.zeros((num_samples, sites), dtype=torch.long)
     chain_ops.loops().sample(
         *chain_ops.arrays(*chain), width, chain_ops.padded_width(width), transition.dim() == 3,
-        kept[0].numpy(), status.numpy(), log_z.numpy(), chain_ops.flat(uniforms.contiguous()), chain_ops.flat(states),
+        kept.numpy(), kept[kept.numel() - log_z.numel() :].numpy(), log_z.numpy(), chain_ops.flat(uniforms.contiguous()), chain_ops.flat(states),
     )  # fmt: skip
     return states
 
@@ -210,19 +210,16 @@ def warm() -> None:
 class _LogPartition(Function):
     @staticmethod
     def forward(ctx: Any, *chain: Any) -> Tensor:
-        log_z, kept, edges, status = _ops.chain_forward.default(*chain, True)
-        ctx.save_for_backward(*chain, kept, edges, status)
+        log_z, kept = _ops.chain_forward.default(*chain, True)
+        ctx.save_for_backward(*chain, kept)
         return log_z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *chain, kept, edges, status = ctx.saved_tensors
-        transition = chain[1]
-        pairs = 0 if not ctx.needs_input_grad[1] else 1 if transition.dim() == 2 else 2
-        unary, table, start, end = _ops.chain_backward.default(
-            *(None if x is None else x.detach() for x in chain), kept, edges, status, -grad.detach(), pairs
-        )
-        return _wanted(ctx.needs_input_grad, grad, unary, table, start, end)
+        saved = ctx.saved_tensors
+        pairs = 0 if not ctx.needs_input_grad[1] else 1 if saved[1].dim() == 2 else 2
+        parts = _below_autograd(_ops.chain_backward.default, *saved, grad.contiguous(), -1.0, pairs)
+        return _wanted(ctx.needs_input_grad, grad, *parts)
 
 
 class _Energy(Function):
@@ -234,8 +231,8 @@ class _Energy(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, emission, transition, _, _, offsets = ctx.saved_tensors
-        parts = _ops.chain_energy_backward.default(
-            states, emission.detach(), transition.detach(), offsets, grad.detach().contiguous()
+        parts = _below_autograd(
+            _ops.chain_energy_backward.default, states, emission, transition, offsets, grad.contiguous()
         )
         return (None, *_wanted(ctx.needs_input_grad[1:], grad, *parts))
 
@@ -255,12 +252,27 @@ class _Once(Function):
         )
 
 
-def _wanted(needed: tuple[bool, ...], grad: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+def _below_autograd(operator: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    """The operator's result, without a record: with create_graph, a backward pass runs with gradients on."""
+    if not torch.is_grad_enabled():
+        return operator(*arguments)
+    with torch.no_grad():
+        return operator(*arguments)
+
+
+def _wanted(
+    needed: tuple[bool, ...], grad: Tensor, unary: Tensor, table: Tensor, ends: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients of emission, transition, start and end that are needed, then None for offsets."""
-    chosen = tuple(part if need else None for part, need in zip(parts, needed, strict=False))
+    parts = [
+        unary if needed[0] else None,
+        table if needed[1] else None,
+        ends[0] if needed[2] else None,
+        ends[1] if needed[3] else None,
+    ]
     if torch.is_grad_enabled():
-        chosen = tuple(None if part is None else _Once.apply(part, grad) for part in chosen)
-    return (*chosen, None)
+        parts = [None if part is None else _Once.apply(part, grad) for part in parts]
+    return (*parts, None)
 
 
 def _viterbi(chain: tuple[Tensor | None, ...], deadline: float | None) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ebmstruct.inference.kernels.chain_log_numba import log_partition_of, log_posterior
 from ebmstruct.inference.kernels.chain_scaled_numba import advance, sweep, weigh_row, weigh_table
-from ebmstruct.inference.kernels.compiler import kernel
+from ebmstruct.inference.kernels.compiler import inlined, kernel
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
@@ -28,7 +28,6 @@ from ebmstruct.inference.kernels.simd_numba import (
     widen,
 )
 
-GOOD, DOUBTFUL = 0, 1
 BLOCK = 64  # sites per block of the gradient: short enough for float32 sums, and its rows stay in the cache
 
 
@@ -84,43 +83,50 @@ def explained(weights, length, width, padded, table, turned, tiny):
     return True
 
 
+@inlined
+def parts_of(kept, sites, padded, stride):
+    """alpha, beta, onward (n * padded each), tables of the edges (n * stride) and doubts (B) within what was kept."""
+    size = sites * padded
+    tables = 3 * size + sites * stride
+    return kept[:size], kept[size : 2 * size], kept[2 * size : 3 * size], kept[3 * size : tables], kept[tables:]
+
+
 @kernel
-def forward(
-    emission, transition, start, end, offsets, width, padded, per_edge, keep,
-    alpha, beta, onward, edges, log_partition, status, first, stop,
-):  # fmt: skip
+def forward(emission, transition, start, end, offsets, width, padded, per_edge, kept, log_partition, first, stop):
     """Log partition of instances first to stop.
 
-    keep: alpha, beta, onward (n * padded) and, with a table per edge, edges (n * rows * padded, rows = K rounded up to
-    four) are filled for ``backward``; otherwise they may be empty. status gets GOOD or DOUBTFUL.
+    kept, unless it is empty, is filled for ``backward``; its size is kept_size.
     """
     kind = emission.dtype
     tiny = kind.type(1e-30 if emission.itemsize == 4 else 1e-290)
     square = width * width
-    rows = (width + 3) // 4 * 4
-    stride = rows * padded if per_edge else 0
+    stride = (width + 3) // 4 * 4 * padded if per_edge else 0
+    keep = kept.size > 0
     longest = 0
     for b in range(first, stop):
         longest = max(longest, offsets[b + 1] - offsets[b])
     weights = np.empty(longest * padded, kind)
     scratch = np.empty(padded, kind)
-    table = np.zeros(padded * padded, kind)
-    turned = np.zeros(padded * padded, kind)
+    table = np.zeros(0 if per_edge else padded * padded, kind)
+    turned = np.zeros(table.size, kind)
     base, mild, flushed = 0.0, True, False
     if not per_edge:
         base, mild, flushed = weigh_table(transition, 0, width, table, 0, padded)
         transpose(table, padded, turned)
+    room = kept if keep else np.empty(6 * padded + longest * stride + 1, kind)
+    alpha, beta, onward, edges, doubts = parts_of(kept, offsets[offsets.size - 1], padded, stride)
     if not keep:
-        alpha = np.empty(longest * padded, kind)
-        beta = np.empty(longest * padded, kind)
-        onward = np.empty(longest * padded, kind)
-        edges = np.zeros(longest * stride, kind)
+        alpha = room[: 2 * padded]
+        beta = room[2 * padded : 4 * padded]
+        onward = room[4 * padded : 6 * padded]
+        edges = room[6 * padded :]
     for b in range(first, stop):
         begin = offsets[b]
         length = offsets[b + 1] - begin
+        if keep:
+            doubts[b] = 0
         if length == 0:
             log_partition[b] = 0.0
-            status[b] = GOOD
             continue
         at = begin if keep else 0
         lifted = 0.0
@@ -133,17 +139,16 @@ def forward(
             )  # fmt: skip
             lifted += least
             lost |= gone
-            if t > 0:
-                if per_edge:
-                    least, tame, gone = weigh_table(
-                        transition, (begin + t) * square, width, edges, (at + t) * stride, padded
-                    )
-                    soft &= tame
-                    lost |= gone
-                    lifted += least
-                else:
-                    lifted += base
-        tables = edges[at * stride :] if per_edge else table
+            if t > 0 and not per_edge:
+                lifted += base
+        tables = table
+        if per_edge:
+            tables = edges[at * stride : (at + length) * stride]
+            for t in range(1, length):
+                least, tame, gone = weigh_table(transition, (begin + t) * square, width, tables, t * stride, padded)
+                soft &= tame
+                lost |= gone
+                lifted += least
         value, low = sweep(
             weights, length, width, padded, tables, stride, turned, alpha, beta, onward, at * padded, keep, scratch
         )
@@ -152,16 +157,16 @@ def forward(
             good = not lost
             if good and not (low >= tiny):
                 good = not per_edge and explained(weights, length, width, padded, table, turned, tiny)
-        status[b] = GOOD if good else DOUBTFUL
         if good:
             log_partition[b] = value - lifted
-        else:
-            room = np.empty(2 * length * padded)
-            half = length * padded
-            log_partition[b] = log_partition_of(
-                emission, transition, start, end, begin, length, width, padded, square if per_edge else 0,
-                room[:half], room[half:],
-            )  # fmt: skip
+            continue
+        if keep:
+            doubts[b] = 1
+        unary = np.empty(length * padded)
+        ahead = np.empty(length * padded)
+        log_partition[b] = log_partition_of(
+            emission, transition, start, end, begin, length, width, padded, square if per_edge else 0, unary, ahead
+        )
 
 
 @kernel
@@ -200,81 +205,90 @@ def add_outer(x, onward, at, count, padded, sums):
 
 
 @kernel
-def add_ends(unary, begin, length, width, sums, at):
-    """Add the first and the last row of an instance to the two rows of sums from ``at``."""
-    if length:
-        for j in range(width):
-            sums[at + j] += unary[begin * width + j]
-            sums[at + width + j] += unary[(begin + length - 1) * width + j]
+def share_out(alpha, beta, at, count, width, padded, weight, x, unary_out):
+    """For count sites from ``at``: unary_out = weight * the site's marginals, x = that without its beta."""
+    for k in range(count):
+        row = (at + k) * padded
+        norm = multiply(load(alpha, row), load(beta, row))
+        for j in range(LANES, padded, LANES):
+            norm = fma(load(alpha, row + j), load(beta, row + j), norm)
+        share = splat(weight / total(norm))
+        for j in range(0, padded, LANES):
+            scaled = multiply(load(alpha, row + j), share)
+            store(x, k * padded + j, scaled)
+            store_some(unary_out, (at + k) * width + j, width - j, multiply(scaled, load(beta, row + j)))
+
+
+@kernel
+def write_pairs(x, onward, tables, stride, at, count, width, padded, pair_out):
+    """pair_out of the edges into the sites at + 1 to at + count, whose x is that of the sites before."""
+    for k in range(count):
+        site = at + k + 1
+        for i in range(width):
+            factor = splat(x[k * padded + i])
+            for j in range(0, padded, LANES):
+                move = load(tables, site * stride + i * padded + j)
+                move = multiply(move, multiply(factor, load(onward, site * padded + j)))
+                store_some(pair_out, (site * width + i) * width + j, width - j, move)
 
 
 @kernel
 def backward(
     emission, transition, start, end, offsets, width, padded, per_edge, pairs,
-    alpha, beta, onward, edges, status, weight, unary_out, pair_out, sums, first, stop,
+    kept, weight, sign, unary_out, pair_out, ends_out,
 ):  # fmt: skip
-    """weight[b] times the marginals of instances first to stop, from what ``forward`` kept.
+    """sign * weight[b] times the marginals of instance b, from what ``forward`` kept.
 
-    unary_out (n * K) gets those of the sites; their sums over first and over last sites are added to the 2 K entries
-    at the end of sums (K * K + 2 K, float64). pairs 0: no more; 1: those of the edges are added to the front of sums;
-    2: they are written to pair_out (n * K * K), where the first site of an instance has zeros.
-    An instance of weight 0 contributes zeros even if its marginals are undefined.
+    unary_out (n * K) gets those of the sites, ends_out (2 K) their sums over first and over last sites. pairs 0: no
+    more; 1: pair_out (K * K) gets the sum of those of the edges; 2: pair_out (n * K * K) gets each, zeros at
+    first sites. An instance of weight 0 contributes zeros even if its marginals are undefined.
     """
     kind = emission.dtype
     square = width * width
-    rows = (width + 3) // 4 * 4
-    stride = rows * padded if per_edge else 0
+    stride = (width + 3) // 4 * 4 * padded if per_edge else 0
+    alpha, beta, onward, edges, doubts = parts_of(kept, offsets[offsets.size - 1], padded, stride)
     table = np.zeros(padded * padded if pairs and not per_edge else 0, kind)
     if table.size:
         weigh_table(transition, 0, width, table, 0, padded)
     x = np.zeros(BLOCK * padded, kind)
     outer = np.zeros(padded * padded if pairs == 1 else 0)
-    for b in range(first, stop):
+    sums = np.zeros(square if pairs == 1 else 0)
+    ends = np.zeros(2 * width)
+    for b in range(offsets.size - 1):
         begin = offsets[b]
         length = offsets[b + 1] - begin
+        if length == 0:
+            continue
         if weight[b] == 0:
             unary_out[begin * width : (begin + length) * width] = 0
             if pairs == 2:
                 pair_out[begin * square : (begin + length) * square] = 0
             continue
-        if status[b] != GOOD:
+        if doubts[b] != 0:
             log_posterior(
                 emission, transition, start, end, begin, length, width, padded, square if per_edge else 0,
-                weight[b], pairs, unary_out, pair_out, sums,
+                sign * weight[b], pairs, unary_out, pair_out, sums,
             )  # fmt: skip
-            add_ends(unary_out, begin, length, width, sums, square)
-            continue
-        for block in range(0, length, BLOCK):
-            count = min(BLOCK, length - block)
-            for k in range(count):
-                row = (begin + block + k) * padded
-                norm = multiply(load(alpha, row), load(beta, row))
-                for j in range(LANES, padded, LANES):
-                    norm = fma(load(alpha, row + j), load(beta, row + j), norm)
-                share = splat(kind.type(weight[b]) / total(norm))
-                for j in range(0, padded, LANES):
-                    scaled = multiply(load(alpha, row + j), share)
-                    store(x, k * padded + j, scaled)
-                    out = (begin + block + k) * width + j
-                    store_some(unary_out, out, width - j, multiply(scaled, load(beta, row + j)))
-            if block + count == length:
-                count -= 1
-            if pairs == 1:
-                add_outer(x, onward, begin + block, count, padded, outer)
+        else:
+            for block in range(0, length, BLOCK):
+                count = min(BLOCK, length - block)
+                share_out(alpha, beta, begin + block, count, width, padded, kind.type(sign * weight[b]), x, unary_out)
+                if block + count == length:
+                    count -= 1
+                if pairs == 1:
+                    add_outer(x, onward, begin + block, count, padded, outer)
+                if pairs == 2:
+                    write_pairs(
+                        x, onward, edges if per_edge else table, stride, begin + block, count, width, padded, pair_out
+                    )
             if pairs == 2:
-                if block == 0:
-                    pair_out[begin * square : (begin + 1) * square] = 0
-                for k in range(count):
-                    site = begin + block + k + 1
-                    for i in range(width):
-                        factor = splat(x[k * padded + i])
-                        for j in range(0, padded, LANES):
-                            source = site * stride + i * padded + j
-                            move = load(edges, source) if per_edge else load(table, source)
-                            move = multiply(move, multiply(factor, load(onward, site * padded + j)))
-                            store_some(pair_out, site * square + i * width + j, width - j, move)
-        add_ends(unary_out, begin, length, width, sums, square)
+                pair_out[begin * square : (begin + 1) * square] = 0
+        for j in range(width):
+            ends[j] += unary_out[begin * width + j]
+            ends[width + j] += unary_out[(begin + length - 1) * width + j]
+    for j in range(2 * width):
+        ends_out[j] = ends[j]
     if pairs == 1:
         for i in range(width):
             for j in range(width):
-                sums[i * width + j] += outer[i * padded + j] * table[i * padded + j]
+                pair_out[i * width + j] = sums[i * width + j] + outer[i * padded + j] * table[i * padded + j]

@@ -53,7 +53,7 @@ def loops() -> SimpleNamespace:
 
 def flat(tensor: Tensor) -> np.ndarray:
     """The numbers of a CPU tensor in one row, without a copy if it is contiguous."""
-    return tensor.detach().numpy().reshape(-1)
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy().reshape(-1)
 
 
 def flat_or_empty(tensor: Tensor | None, like: np.ndarray) -> np.ndarray:
@@ -65,10 +65,12 @@ def padded_width(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
-def _edge_size(emission: Tensor, transition: Tensor) -> int:
-    """Numbers that one edge's padded table takes, 0 for a shared table."""
-    width = emission.shape[1]
-    return -(-width // 4) * 4 * padded_width(width) if transition.dim() == 3 else 0
+def kept_size(emission: Tensor, transition: Tensor, offsets: Tensor) -> int:
+    """How many numbers ``chain_forward`` keeps for ``chain_backward``."""
+    sites, width = emission.shape
+    padded = padded_width(width)
+    stride = -(-width // 4) * 4 * padded if transition.dim() == 3 else 0
+    return sites * (3 * padded + stride) + offsets.shape[0] - 1
 
 
 def arrays(
@@ -91,78 +93,59 @@ def _shortened(values: Tensor) -> str:
 
 def _forward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
-    sites, width = emission.shape
-    padded = padded_width(width)
-    instances = o.size - 1
-    log_partition = torch.empty(instances, dtype=torch.float64)
-    status = torch.empty(instances, dtype=torch.int8)
-    kept = torch.empty((3, sites * padded if keep else 0), dtype=emission.dtype)
-    # Zeros: the rows that fill a table up to a multiple of four are multiplied, if by zero.
-    edges = torch.zeros(sites * _edge_size(emission, transition) if keep else 0, dtype=emission.dtype)
-    alpha, beta, onward = kept.numpy()
+    width = emission.shape[1]
+    per_edge = transition.dim() == 3
+    size = kept_size(emission, transition, offsets) if keep else 0
+    kept = torch.empty(size, dtype=emission.dtype)
+    log_partition = torch.empty(o.size - 1, dtype=torch.float64)
     loops().forward(
-        e, tr, s, t, o, width, padded, transition.dim() == 3, keep, alpha, beta, onward, edges.numpy(),
-        log_partition.numpy(), status.numpy(), 0, instances,
-    )  # fmt: skip
-    return log_partition, kept, edges, status
+        e, tr, s, t, o, width, padded_width(width), per_edge, kept.numpy(), log_partition.numpy(), 0, o.size - 1
+    )
+    return log_partition, kept
 
 
 def _forward_fake(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sites, width = emission.shape
-    instances = offsets.shape[0] - 1
+) -> tuple[Tensor, Tensor]:
     return (
-        emission.new_empty(instances, dtype=torch.float64),
-        emission.new_empty((3, sites * padded_width(width) if keep else 0)),
-        emission.new_empty(sites * _edge_size(emission, transition) if keep else 0),
-        emission.new_empty(instances, dtype=torch.int8),
+        emission.new_empty(offsets.shape[0] - 1, dtype=torch.float64),
+        emission.new_empty(kept_size(emission, transition, offsets) if keep else 0),
     )
 
 
 def _backward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
-    kept: Tensor, edges: Tensor, status: Tensor, weight: Tensor, pairs: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    kept: Tensor, weight: Tensor, sign: float, pairs: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
-    width = emission.shape[1]
-    unary, per_edge, *_ = _backward_fake(
-        emission, transition, start, end, offsets, kept, edges, status, weight, pairs if pairs == 2 else 0
-    )
-    sums = torch.zeros(width * width + 2 * width, dtype=torch.float64)
-    alpha, beta, onward = kept.numpy()
+    sites, width = emission.shape
+    dtype = emission.dtype
+    unary = torch.empty((sites, width), dtype=dtype)
+    table = torch.empty((0,) if pairs == 0 else (width, width) if pairs == 1 else (sites, width, width), dtype=dtype)
+    ends = torch.empty((2, width), dtype=dtype)
     loops().backward(
-        e, tr, s, t, o, width, padded_width(width), transition.dim() == 3, pairs, alpha, beta, onward, edges.numpy(),
-        status.numpy(), flat(weight), flat(unary), flat(per_edge), sums.numpy(), 0, o.size - 1,
+        e, tr, s, t, o, width, padded_width(width), transition.dim() == 3, pairs,
+        kept.numpy(), flat(weight), sign, flat(unary), flat(table), flat(ends),
     )  # fmt: skip
-    parts = sums.to(emission.dtype)
-    ends = parts[width * width :]
-    table = parts[: width * width].view(width, width) if pairs == 1 else per_edge
-    return unary, table, ends[:width], ends[width:]
+    return unary, table, ends
 
 
 def _backward_fake(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
-    kept: Tensor, edges: Tensor, status: Tensor, weight: Tensor, pairs: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    kept: Tensor, weight: Tensor, sign: float, pairs: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     sites, width = emission.shape
     shape = {0: (0,), 1: (width, width), 2: (sites, width, width)}[pairs]
-    return (
-        torch.empty_like(emission),
-        emission.new_empty(shape),
-        emission.new_empty(width),
-        emission.new_empty(width),
-    )
+    return emission.new_empty((sites, width)), emission.new_empty(shape), emission.new_empty((2, width))
 
 
-library.define(f"chain_forward({_CHAIN}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)")
+library.define(f"chain_forward({_CHAIN}, bool keep) -> (Tensor, Tensor)")
 library.impl("chain_forward", _forward, "CPU")
 torch.library.register_fake("ebmstruct::chain_forward", _forward_fake, lib=library)
 library.define(
-    f"chain_backward({_CHAIN}, Tensor kept, Tensor edges, Tensor status, Tensor weight, int pairs)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+    f"chain_backward({_CHAIN}, Tensor kept, Tensor weight, float sign, int pairs) -> (Tensor, Tensor, Tensor)"
 )
 library.impl("chain_backward", _backward, "CPU")
 torch.library.register_fake("ebmstruct::chain_backward", _backward_fake, lib=library)
@@ -194,7 +177,7 @@ def _energy_fake(
 
 def _energy_backward(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     width = emission.shape[1]
     per_edge = transition.dim() == 3
     unary = torch.zeros(emission.shape, dtype=emission.dtype)
@@ -203,19 +186,16 @@ def _energy_backward(
     start, end = ends.numpy()
     stride = width * width if per_edge else 0
     loops().energy_backward(flat(states), flat(offsets), flat(weight), width, stride, flat(unary), flat(table), start, end)
-    ends = ends.to(emission.dtype)
-    return unary, table.to(emission.dtype), ends[0], ends[1]
+    return unary, table.to(emission.dtype), ends.to(emission.dtype)
 
 
 def _energy_backward_fake(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    width = emission.shape[1]
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        torch.empty_like(emission),
-        torch.empty_like(transition),
-        emission.new_empty(width),
-        emission.new_empty(width),
+        emission.new_empty(emission.shape),
+        transition.new_empty(transition.shape),
+        emission.new_empty((2, emission.shape[1])),
     )
 
 
@@ -224,7 +204,7 @@ library.impl("chain_energy", _energy, "CPU")
 torch.library.register_fake("ebmstruct::chain_energy", _energy_fake, lib=library)
 library.define(
     "chain_energy_backward(Tensor states, Tensor emission, Tensor transition, Tensor offsets, Tensor weight)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 library.impl("chain_energy_backward", _energy_backward, "CPU")
 torch.library.register_fake("ebmstruct::chain_energy_backward", _energy_backward_fake, lib=library)

@@ -7,8 +7,6 @@ import numpy as np
 from ebmstruct.inference.kernels.chain_log_numba import log_partition_of
 from ebmstruct.inference.kernels.compiler import kernel
 
-GOOD = 0
-
 
 @kernel
 def choose(weights, width, uniform):
@@ -30,7 +28,7 @@ def choose(weights, width, uniform):
 
 @kernel
 def sample(
-    emission, transition, start, end, offsets, width, padded, per_edge, alpha, status, log_partition, uniforms, states
+    emission, transition, start, end, offsets, width, padded, per_edge, alpha, doubts, log_partition, uniforms, states
 ):
     """Draw states (S * n) from uniforms (S * n), given what ``forward`` kept; zeros without a configuration.
 
@@ -46,7 +44,7 @@ def sample(
         length = offsets[b + 1] - first
         if length == 0 or not (log_partition[b] > -np.inf):
             continue
-        good = status[b] == GOOD
+        good = doubts[b] == 0
         ahead = np.empty(0 if good else length * padded)
         if not good:
             unary = np.empty(length * padded)

@@ -72,7 +72,10 @@ def weigh_row(energies, at, width, start, first, end, last, out, to, padded):
 
 @kernel
 def weigh_table(table, at, width, out, to, padded):
-    """The weights of one (K, K) table, rows padded with zeros; returns (least, mild, was an energy flushed)."""
+    """The weights of one (K, K) table, padded with zeros to whole vectors and to a multiple of four rows.
+
+    Returns (least, mild, was a finite energy flushed).
+    """
     infinity = table.dtype.type(np.inf)
     lowest = splat(infinity)
     for k in range(0, width * width, LANES):
@@ -89,6 +92,9 @@ def weigh_table(table, at, width, out, to, padded):
             flushed |= any_between(difference, -infinity, limit)
             difference = subtract(splat(base), load_some(table, row, width - j, base))
             mild &= not any_not_above(difference, table.dtype.type(-MILD))
+    for i in range(width, (width + 3) // 4 * 4):
+        for j in range(0, padded, LANES):
+            store(out, to + i * padded + j, splat(table.dtype.type(0)))
     return np.float64(base), mild, flushed
 
 
@@ -148,14 +154,15 @@ def advance_rows(table, at, x, x_at, width, padded, weights, w_at, scale, low, r
 def sweep(weights, length, width, padded, table, stride, turned, alpha, beta, onward, at, whole, scratch):
     """Both recursions over one instance, in rows from ``at`` of alpha, beta and onward.
 
-    whole: every row of both; otherwise alpha up to the middle site and beta from there, which is enough for the
-    log partition. stride is the size of one edge's table (edge t at t * stride), or 0 for a shared table, of which
+    whole: every row of both is kept; otherwise alpha is run to the middle site and beta back to it, which is enough for
+    the log partition, and two rows of each are in turn used again. stride is the size of one edge's table (edge t at t * stride), or 0 for a shared table, of which
     turned is the transpose. Returns (log of the sum over configurations of their weights, the least weight that
     was met). The log partition is taken at the middle either way, so that it does not depend on ``whole``.
     """
     rows = (width + 3) // 4 * 4
     last = length - 1
     middle = length // 2
+    mask = -1 if whole else 1
     one = weights.dtype.type(1)
     ahead = splat(weights.dtype.type(0))
     behind = ahead
@@ -163,8 +170,8 @@ def sweep(weights, length, width, padded, table, stride, turned, alpha, beta, on
         ahead = larger(load(weights, j), ahead)
         behind = larger(load(weights, last * padded + j), behind)
         store(alpha, at + j, load(weights, j))
-        store(onward, at + last * padded + j, load(weights, last * padded + j))
-        store(beta, at + last * padded + j, splat(one))
+        store(onward, at + (last & mask) * padded + j, load(weights, last * padded + j))
+        store(beta, at + (last & mask) * padded + j, splat(one))
     ahead = inverse_power(ahead)
     behind = inverse_power(behind)
     power = 0
@@ -173,26 +180,29 @@ def sweep(weights, length, width, padded, table, stride, turned, alpha, beta, on
     backward_end = 0 if whole else middle
     for step in range(1, max(forward_end, last - backward_end) + 1):
         if step <= forward_end:
-            row = at + step * padded
+            row = at + (step & mask) * padded
+            before = at + (step - 1 & mask) * padded
             power += power_undone(ahead) if step <= middle else 0
             ahead, low = advance(
-                table, step * stride, alpha, row - padded, rows, padded, weights, step * padded, ahead, low,
+                table, step * stride, alpha, before, rows, padded, weights, step * padded, ahead, low,
                 scratch, 0, alpha, row,
             )  # fmt: skip
         t = last - step
         if t >= backward_end:
-            row = at + t * padded
+            row = at + (t & mask) * padded
+            after = at + (t + 1 & mask) * padded
             power += power_undone(behind) if t > middle else 0
             if stride == 0:
                 behind, low = advance(
-                    turned, 0, onward, row + padded, rows, padded, weights, t * padded, behind, low, beta, row, onward, row
+                    turned, 0, onward, after, rows, padded, weights, t * padded, behind, low, beta, row, onward, row
                 )
             else:
                 behind, low = advance_rows(
-                    table, (t + 1) * stride, onward, row + padded, width, padded, weights, t * padded, behind, low,
+                    table, (t + 1) * stride, onward, after, width, padded, weights, t * padded, behind, low,
                     beta, row, onward, row,
                 )  # fmt: skip
     joint = 0.0
-    for j in range(at + middle * padded, at + middle * padded + width):
+    row = at + (middle & mask) * padded
+    for j in range(row, row + width):
         joint += np.float64(alpha[j]) * np.float64(beta[j])
     return np.log(joint) + LN2 * power, least(low)

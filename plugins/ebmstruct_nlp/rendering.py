@@ -1,0 +1,160 @@
+"""The tagging tasks' own sections of the report: scores, confusion, calibration, the worst errors and their causes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmstruct import Assignment, EnergyModel, FactorGraph, Task
+from ebmstruct.energies import SumOfEnergies
+from ebmstruct.extend import Cases, Chart, Evaluation, Section, Table
+from ebmstruct_nlp.encoding import encode_tags
+from ebmstruct_nlp.metrics import errors
+from ebmstruct_nlp.schemes import BIO, PLAIN
+from ebmstruct_nlp.sparse_chain import SparseChain
+from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
+
+WORST = 20
+REASONS = 8
+
+
+def sections(evaluation: Evaluation, model: EnergyModel, schema: TagSchema, task: Task) -> list[Section]:
+    """All sections for one split."""
+    out: list[Section] = [_scores(evaluation, schema), _confusion(evaluation, schema)]
+    if "calibration" in evaluation.metrics:
+        out.append(_calibration(evaluation))
+    return [*out, _worst(evaluation, model, schema, task)]
+
+
+def _scores(evaluation: Evaluation, schema: TagSchema) -> Table:
+    metrics, plain = evaluation.metrics, schema.scheme == "plain"
+    rows = [
+        [name, *(f"{100 * row[k]:.1f}" for k in ("precision", "recall", "f1")), row["correct"], row["predicted"], row["gold"]]
+        for name, row in sorted(metrics["tags" if plain else "types"].items(), key=lambda kv: -kv[1]["gold"])
+    ]
+    if not plain:
+        total = [sum(r[i] for r in rows) for i in (4, 5, 6)]
+        rows.append(["all", *(f"{100 * metrics[k]:.1f}" for k in ("precision", "recall", "f1")), *total])
+    note = (
+        "Each token counts once."
+        if plain
+        else "An entity is right when its type and both its ends are right. Tags that break the scheme cannot occur: the "
+        "energy forbids them. In files, a lone I-X is read as B-X."
+    )
+    kind = "tag" if plain else "type"
+    return Table(f"Scores by {kind}", [kind, "precision", "recall", "F1", "right", "predicted", "correct"], rows, note)
+
+
+def _confusion(evaluation: Evaluation, schema: TagSchema) -> Table:
+    found = evaluation.metrics["confusion"]
+    rows, columns, counts = found["rows"], found["columns"], found["counts"]
+    if len(rows) > 24:
+        weight = {name: sum(row) for name, row in zip(rows, counts, strict=True)}
+        kept = sorted(rows, key=lambda name: -weight[name])[:24]
+        place = [rows.index(name) for name in kept]
+        across = [columns.index(name) for name in kept]
+        counts = [[counts[i][j] for j in across] for i in place]
+        rows, columns = kept, kept
+    note = "Rows are correct, columns predicted" + ("; the 24 most frequent" if len(found["rows"]) > 24 else "")
+    if schema.scheme != "plain":
+        note += f". Of the missed, {found['boundary']} were found with other ends"
+    cells = [[name, *("" if c == 0 else c for c in row)] for name, row in zip(rows, counts, strict=True)]
+    return Table("Confusion", ["", *columns], cells, note + ".")
+
+
+def _calibration(evaluation: Evaluation) -> Chart:
+    found = evaluation.metrics["calibration"]
+    bins = [b for b in found["bins"] if b["count"]]
+    return Chart(
+        "Calibration",
+        {"how often right": [b["accuracy"] for b in bins], "confidence": [b["confidence"] for b in bins]},
+        x=[f"{b['low']:.1f}-{b['high']:.1f}" for b in bins],
+        x_label="confidence",
+        y_label="share that is right",
+        kind="bar",
+        note=f"Of {found['count']} answers. Expected calibration error {found['error']:.3f}, Brier score "
+        f"{found['brier']:.3f}. A model that knows how sure it may be has both bars of a pair at one height.",
+    )
+
+
+def _worst(evaluation: Evaluation, model: EnergyModel, schema: TagSchema, task: Task) -> Cases:
+    """The sentences whose correct tags lie highest above the predicted ones."""
+    plain = schema.scheme == "plain"
+    gold = [e.y for e in evaluation.examples]
+    guess = [o["tags"] for o in evaluation.outputs]
+    wrong = {e["sentence"] for e in errors(gold, guess, scheme=PLAIN if plain else BIO)}
+    above = {i: evaluation.target_energy[i] - evaluation.energy[i] for i in wrong}
+    order = sorted(wrong, key=lambda i: -above[i])[:WORST]
+    cases = []
+    for i in order:
+        x = evaluation.examples[i].x
+        case: dict[str, Any] = {
+            "text": task.record(x, evaluation.outputs[i]).get("text", " ".join(x)),
+            "source": evaluation.examples[i].source,
+            "correct": marked(x, gold[i], plain, guess[i]),
+            "predicted": marked(x, guess[i], plain, gold[i]),
+            "energies": f"correct {evaluation.target_energy[i]:.2f}, predicted {evaluation.energy[i]:.2f} "
+            f"(lower by {above[i]:.2f})",
+            "what decided": reasons(model, schema, x, gold[i], guess[i]),
+        }
+        cases.append(case)
+    note = (
+        "Sentences where the model was surest of a wrong answer: those whose correct tags lie highest above the "
+        "predicted ones. A term's difference is its energy at the correct tags less that at the predicted ones: what "
+        "is positive spoke for the mistake, what is negative against it."
+    )
+    return Cases("Worst errors", cases, note)
+
+
+def marked(x: Sequence[str], tags: Sequence[str | None], plain: bool, other: Sequence[str | None]) -> str:
+    """A sentence's spans, or those of its tags that differ from another tagging, as text."""
+    if plain:
+        pairs = zip(x, tags, other, strict=True)
+        return ", ".join(f"{token}/{tag}" for token, tag, there in pairs if tag != there) or "(the same)"
+    spans = BIO.spans(tags)
+    return ", ".join(f"{' '.join(x[a:b])} [{label}]" for a, b, label in spans) or "(no entity)"
+
+
+def reasons(model: EnergyModel, schema: TagSchema, x: Sequence[str], gold: Sequence[Any], guess: Sequence[Any]) -> Table:
+    """The terms of the energy in which the correct and the predicted tags differ most."""
+    model.eval()
+    with torch.no_grad():
+        graph = model.graph([x])
+        right = Assignment(graph.complete(encode_tags([gold], schema)))
+        found = encode_tags([guess], schema)
+    rows = _differences(graph, x, right, found)
+    rows += _features(model, schema, x, right[BLOCK], found[BLOCK])
+    rows.sort(key=lambda row: -abs(row[2]))
+    return Table("", ["term", "at", "difference"], [[a, b, f"{d:+.2f}"] for a, b, d in rows[:REASONS] if abs(d) > 0.005])
+
+
+Row = tuple[str, str, float]
+
+
+def _differences(graph: FactorGraph, x: Sequence[str], right: Assignment, found: Mapping[str, Tensor]) -> list[Row]:
+    """One row for each factor row (a token), or for a whole chain, where the energies differ."""
+    a, b = graph.factor_energies(right), graph.factor_energies(found)
+    out: list[Row] = []
+    for label, energies in a.items():
+        difference = (energies.double() - b[label].double()).tolist()
+        for i, d in enumerate(difference):
+            where = f"{x[i]} ({i + 1})" if len(difference) == len(x) and len(x) > 1 else "whole sentence"
+            out.append((label, where, d))
+    return out
+
+
+def _features(model: EnergyModel, schema: TagSchema, x: Sequence[str], right: Tensor, found: Tensor) -> list[Row]:
+    """For sparse energies, what each feature of a wrongly tagged token said."""
+    parts = list(model.models) if isinstance(model, SumOfEnergies) else [model]
+    out: list[Row] = []
+    for part in parts:
+        if not isinstance(part, SparseChain):
+            continue
+        for site in (right != found).nonzero()[:, 0].tolist():
+            for slot, energies in part.evidence(x, site).items():
+                d = float(energies[right[site]] - energies[found[site]])
+                out.append((f"feature {slot}", f"{x[site]} ({site + 1})", d))
+    return out
