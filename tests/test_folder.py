@@ -81,7 +81,7 @@ def test_nothing_is_overwritten_in_silence(finished: Path) -> None:
         folder.claim(resume=True, force=False)
     folder.claim(resume=False, force=True)
     (finished / "run.json").unlink()
-    with pytest.raises(RunFolderError, match="unfinished run in .*--resume continues it, --force"):
+    with pytest.raises(RunFolderError, match=r"unfinished run in .*--resume continues it, --force"):
         folder.claim(resume=False, force=False)
     folder.claim(resume=True, force=False)
     with pytest.raises(RunFolderError, match="is unfinished; continue it with --resume"):
@@ -93,7 +93,7 @@ def test_nothing_is_overwritten_in_silence(finished: Path) -> None:
     for force in (False, True):
         with pytest.raises(RunFolderError, match="holds files that are not a run's"):
             RunFolder(foreign).claim(resume=False, force=force)
-    with pytest.raises(RunFolderError, match="no run in .*new to resume"):
+    with pytest.raises(RunFolderError, match=r"no run in .*new to resume"):
         RunFolder(finished.parent / "new").claim(resume=True, force=False)
 
 
@@ -107,7 +107,7 @@ def test_unwritable_output(toy: Path) -> None:
         places.append(locked / "run")
     before = sorted(toy.rglob("*"))
     for place in places:
-        with pytest.raises(RunFolderError, match="cannot write .*choose another folder with --output"):
+        with pytest.raises(RunFolderError, match=r"cannot write .*choose another folder with --output"):
             run(parse_config(TASK, "t.yaml").with_output(place))
     assert sorted(toy.rglob("*")) == before
 

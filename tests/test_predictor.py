@@ -75,7 +75,7 @@ def test_deadline_opens_at_the_call(predictor: Predictor) -> None:
 def test_threads(predictor: Predictor) -> None:
     """Concurrent calls give what calls one after the other give."""
     xs = [example.x for example in predictor.task.examples("train")] * 5
-    predictor.warm()
+    predictor.warm(xs[0])
     expected = [predictor(x) for x in xs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(predictor, xs)) == expected
@@ -84,6 +84,8 @@ def test_threads(predictor: Predictor) -> None:
 def test_warm(predictor: Predictor) -> None:
     """Without an example a task that cannot read text, or reads nothing in a word, asks for one."""
     predictor.warm(("a",))
+    with pytest.raises(PluginError, match="give warm"):
+        predictor.warm()
 
     class Mute(type(predictor.task)):  # type: ignore[misc]
         def read(self, raw):  # type: ignore[no-untyped-def]

@@ -68,7 +68,7 @@ def test_stopped_and_resumed(toy: Path) -> None:
 
 def test_killed_and_resumed(toy: Path) -> None:
     """After kill -9 at any moment --resume reaches bit-identical weights; SIGTERM ends with a sentence and code 1."""
-    (toy / "t.yaml").write_text("task: {name: toy.letters, examples_count: 300}\ntrain: {epochs: 30}\n")
+    (toy / "t.yaml").write_text("task: {name: toy.letters, examples_count: 100}\ntrain: {epochs: 40}\n")
     command = [sys.executable, "-m", "ebmstruct", "run", "t.yaml", "--quiet", "--output"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     whole = run(parse_config((toy / "t.yaml").read_text(), "t.yaml").with_output("whole")).folder
@@ -150,7 +150,7 @@ def test_partial_targets(toy: Path) -> None:
 
 
 def test_evaluate_other_data(toy: Path) -> None:
-    """A file named after training is evaluated by the task that was trained; unlabelled examples have no energy."""
+    """A file named after training is evaluated by the task that was trained."""
     folder = run(parse_config(TASK, "t.yaml")).folder
     (toy / "more.jsonl").write_text('["abc", ["V", "V", "C"]]\n["hh", ["C", "C"]]\n')
     evaluation = evaluate_run(folder, toy / "more.jsonl")

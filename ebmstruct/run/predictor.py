@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from ebmstruct.errors import PluginError
+from ebmstruct.errors import DataError, PluginError
 from ebmstruct.extend.task import Inference, Schema, Task
 from ebmstruct.run.spec import BudgetOptions
 
@@ -77,11 +77,16 @@ class Predictor:
     def warm(self, x: Any = None) -> None:
         """Predict once and throw it away, so that kernels are compiled before the first answer is due.
 
-        x: an input; without it the task must read raw text.
+        x: an input, the longer the better; without it the task must find one in a short text.
         """
-        inputs = [x] if x is not None else self.task.read("warm")
+        inputs = [x]
+        if x is None:
+            try:
+                inputs = self.task.read("warm")
+            except (DataError, PluginError):
+                inputs = []
         if not inputs:
-            raise PluginError(f"task {self.task.name} reads no input in a word; give warm() an example input")
+            raise PluginError(f"task {self.task.name} reads no input in the text 'warm'; give warm() an example input")
         for detail in (False, True):
             list(self._predict(inputs[:1], self._open(None), detail))
 

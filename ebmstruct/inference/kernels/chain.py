@@ -1,6 +1,7 @@
 """Exact inference on linear chains: log partition, energies, marginals, least energies, k best, samples.
 
-The interface of this file is stable. All functions speak energies: low is good, and p is proportional to exp(-energy). A batch is flat and ragged:
+The interface of this file is stable. All functions speak energies: low is good, and p is proportional to
+exp(-energy). A batch is flat and ragged:
 
     emission    (n, K)      energy of each state of each site, float32 or float64
     transition  (K, K)      rows are the earlier site, columns the later; one table for all edges, or
@@ -32,6 +33,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.inference.kernels import chain_ops
 
 _ops = torch.ops.ebmstruct
+SLICE = 400_000  # additions between two looks at the clock: well below a millisecond
 
 
 class ChainMarginals(NamedTuple):
@@ -186,7 +188,8 @@ def sample(
     states = torch.zeros((num_samples, sites), dtype=torch.long)
     chain_ops.loops().sample(
         *chain_ops.arrays(*chain), width, chain_ops.padded_width(width), transition.dim() == 3,
-        kept.numpy(), kept[kept.numel() - log_z.numel() :].numpy(), log_z.numpy(), chain_ops.flat(uniforms.contiguous()), chain_ops.flat(states),
+        kept.numpy(), kept[kept.numel() - log_z.numel() :].numpy(), log_z.numpy(),
+        chain_ops.flat(uniforms.contiguous()), chain_ops.flat(states),
     )  # fmt: skip
     return states
 
@@ -287,7 +290,7 @@ def _viterbi(chain: tuple[Tensor | None, ...], deadline: float | None) -> tuple[
     record = chain_ops.flat(messages)
     loops = chain_ops.loops()
     reached = instance = 0
-    slice_sites = sites if deadline is None else max(1, 400_000 // (width * max(width, 16)))
+    slice_sites = sites if deadline is None else max(1, SLICE // (width * max(width, 16)))
     while reached < sites and (deadline is None or time.monotonic() < deadline):
         stop = min(sites, reached + slice_sites)
         instance = loops.least_ahead(e, tr, s, o, width, stride, record, instance, reached, stop)

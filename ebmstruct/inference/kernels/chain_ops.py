@@ -185,7 +185,8 @@ def _energy_backward(
     ends = torch.zeros((2, width), dtype=torch.float64)
     start, end = ends.numpy()
     stride = width * width if per_edge else 0
-    loops().energy_backward(flat(states), flat(offsets), flat(weight), width, stride, flat(unary), flat(table), start, end)
+    y, o = flat(states), flat(offsets)
+    loops().energy_backward(y, o, flat(weight), width, stride, flat(unary), flat(table), start, end)
     return unary, table.to(emission.dtype), ends.to(emission.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The plan by which plain torch goes over a ragged batch of chains, a site of every instance at a time."""
+"""How plain torch goes over a ragged batch of chains, one site of every instance at a time; their energies."""
 
 from __future__ import annotations
 
@@ -108,3 +108,26 @@ def log_ahead(batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         ahead.append(here - peak[:, None])
         lowered.append(before + peak.to(before.dtype))
     return ahead, lowered
+
+
+def energy(
+    states: Tensor, emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
+) -> Tensor:
+    """Energy of the given states (n,): (B,); see ``chain.energy``."""
+    batch = plan(emission, transition, start, end, offsets, wide=True)
+    device = emission.device
+    instances = offsets.shape[0] - 1
+    counts = offsets.diff()
+    filled = torch.arange(instances)[counts > 0].to(device)
+    first, last = offsets[:-1][counts > 0].to(device), offsets[1:][counts > 0].to(device) - 1
+    owner = torch.repeat_interleave(torch.arange(instances, device=device), counts.to(device))
+    out = torch.zeros(instances, dtype=batch.emission.dtype, device=device)
+    out = out.index_add(0, owner, batch.emission.gather(1, states[:, None])[:, 0])
+    out = out.index_add(0, filled, batch.start[states[first]] + batch.end[states[last]])
+    inner = torch.ones_like(states, dtype=torch.bool)
+    inner[first] = False
+    sites = inner.nonzero()[:, 0]
+    before, here = states[sites - 1], states[sites]
+    if transition.dim() == 2:
+        return out.index_add(0, owner[sites], batch.transition[before, here])
+    return out.index_add(0, owner[sites], batch.transition[sites, before, here])

@@ -154,10 +154,11 @@ def advance_rows(table, at, x, x_at, width, padded, weights, w_at, scale, low, r
 def sweep(weights, length, width, padded, table, stride, turned, alpha, beta, onward, at, whole, scratch):
     """Both recursions over one instance, in rows from ``at`` of alpha, beta and onward.
 
-    whole: every row of both is kept; otherwise alpha is run to the middle site and beta back to it, which is enough for
-    the log partition, and two rows of each are in turn used again. stride is the size of one edge's table (edge t at t * stride), or 0 for a shared table, of which
-    turned is the transpose. Returns (log of the sum over configurations of their weights, the least weight that
-    was met). The log partition is taken at the middle either way, so that it does not depend on ``whole``.
+    whole: every row of both is kept; otherwise alpha is run to the middle site and beta back to it, which is enough
+    for the log partition, and two rows of each are used in turn. stride is the size of one edge's table (edge t at
+    t * stride), or 0 for a shared table, of which turned is the transpose. Returns (log of the sum over
+    configurations of their weights, the least weight that was met). The log partition is taken at the middle either
+    way, so that it does not depend on ``whole``.
     """
     rows = (width + 3) // 4 * 4
     last = length - 1

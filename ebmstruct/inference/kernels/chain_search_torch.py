@@ -7,8 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.kernels import chain_torch
-from ebmstruct.inference.kernels.chain_plan_torch import Batch, log_ahead, log_sum, plan, undefined
+from ebmstruct.inference.kernels.chain_plan_torch import Batch, energy, log_ahead, log_sum, plan, undefined
 
 
 def viterbi(
@@ -28,7 +27,7 @@ def viterbi(
     messages = torch.empty_like(batch.emission)
     bound = torch.zeros(len(batch.lengths), dtype=messages.dtype, device=messages.device)
     done = len(batch.running)
-    for t, running in enumerate(batch.running):
+    for t in range(len(batch.running)):
         rows = batch.rows(t)
         if deadline is not None and done > t and time.monotonic() >= deadline:
             done = t
@@ -43,7 +42,7 @@ def viterbi(
         bound[low:high] = (messages[rows[low:high]] + batch.end).amin(1)
     states = _complete(batch, messages, done)
     finished = torch.tensor([length <= done for length in batch.lengths], device=messages.device)
-    value = chain_torch.energy(states, *chain).detach()
+    value = energy(states, *chain).detach()
     bound, finished = batch.in_order(bound.detach()), batch.in_order(finished)
     stuck = ~finished & (value == torch.inf)
     if stuck.any():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.kernels.chain_plan_torch import log_ahead, log_sum, plan, undefined, wide_type
+from ebmstruct.inference.kernels.chain_plan_torch import energy, log_ahead, log_sum, plan, undefined, wide_type
 from ebmstruct.inference.kernels.chain_search_torch import k_best, sample, viterbi
 
 __all__ = ["energy", "k_best", "log_partition", "marginals", "sample", "viterbi"]
@@ -29,29 +29,6 @@ def log_partition(
         parts.append(log_sum(ahead[t][low:high] - batch.end, 1).to(parts[0].dtype) + lowered[t][low:high])
     log_z = batch.in_order(torch.cat(parts[::-1]))
     return log_z.masked_fill(undefined(batch, offsets), torch.nan)
-
-
-def energy(
-    states: Tensor, emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
-) -> Tensor:
-    """Energy of the given states (n,): (B,); see ``chain.energy``."""
-    batch = plan(emission, transition, start, end, offsets, wide=True)
-    device = emission.device
-    instances = offsets.shape[0] - 1
-    counts = offsets.diff()
-    filled = torch.arange(instances)[counts > 0].to(device)
-    first, last = offsets[:-1][counts > 0].to(device), offsets[1:][counts > 0].to(device) - 1
-    owner = torch.repeat_interleave(torch.arange(instances, device=device), counts.to(device))
-    out = torch.zeros(instances, dtype=batch.emission.dtype, device=device)
-    out = out.index_add(0, owner, batch.emission.gather(1, states[:, None])[:, 0])
-    out = out.index_add(0, filled, batch.start[states[first]] + batch.end[states[last]])
-    inner = torch.ones_like(states, dtype=torch.bool)
-    inner[first] = False
-    sites = inner.nonzero()[:, 0]
-    before, here = states[sites - 1], states[sites]
-    if transition.dim() == 2:
-        return out.index_add(0, owner[sites], batch.transition[before, here])
-    return out.index_add(0, owner[sites], batch.transition[sites, before, here])
 
 
 def marginals(
