@@ -61,6 +61,7 @@ _HOMES = {
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
+        "TrainingTrace",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
         SoftmaxMargin,
         StructuredHinge,
         TrainingOptions,
+        TrainingTrace,
         fit,
     )
     from ebmstruct.run import Predictor, load

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if (error.name or "ebmstruct").partition(".")[0] == "ebmstruct":
             return _unexpected(debug, error)
-        return _fail(debug, f"ebmstruct: {missing_dependency(error, 'ebmstruct')}", 2)
+        return _fail(debug, f"ebmstruct: {missing_dependency(error)}", 2)
     except Exception as error:
         return _unexpected(debug, error)
 

@@ -6,13 +6,17 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import ebmstruct.run.commands
 from ebmstruct.cli import main
+from ebmstruct.run.progress import Quiet
+from ebmstruct.run.runner import Progress
 
 TASK = "task: {name: toy.letters, examples_count: 12}\ntrain: {epochs: 2}\noutput: run\n"
 
@@ -147,7 +151,6 @@ def test_faults(finished: Path, capsys: pytest.CaptureFixture[str], arguments: l
 
 def test_unexpected_fault(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that nobody foresaw is one sentence with the way to its traceback, and code 1."""
-    import ebmstruct.run.commands
 
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("division by zero")
@@ -158,6 +161,24 @@ def test_unexpected_fault(finished: Path, capsys: pytest.CaptureFixture[str], mo
     assert err == "ebmstruct: unexpected fault: ZeroDivisionError: division by zero; add --debug for the traceback\n"
     assert main(["--debug", "predict", "run", "a"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped(task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C and SIGTERM end with code 1 and the sentence that tells how to go on; going on works."""
+
+    class Stopping(Quiet):
+        def __call__(self, progress: Progress) -> None:
+            if progress.event is not None and progress.event.epoch == 2:
+                signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ebmstruct.run.commands, "display", lambda quiet: Stopping())
+        assert main(["run", "t.yaml", "-q"]) == 1
+    said = "ebmstruct: stopped; run is unfinished: run again and add --resume to go on from the last checkpoint\n"
+    assert capsys.readouterr().err == said
+    assert main(["run", "t.yaml", "-q"]) == 2
+    assert "unfinished run in run; --resume continues it" in capsys.readouterr().err
 
 
 def test_broken_pipe(toy: Path) -> None:

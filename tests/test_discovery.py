@@ -10,7 +10,7 @@ import pytest
 
 from ebmstruct.errors import ConfigError, PluginError
 from ebmstruct.extend.components import Components, UnknownName, options_of
-from ebmstruct.extend.discovery import candidates, listing
+from ebmstruct.extend.discovery import candidates, listing, missing_dependency
 from ebmstruct.run.config import parse_config
 
 HEAD = "from ebmstruct.extend import hookimpl\n"
@@ -106,6 +106,15 @@ def test_missing_extra(install) -> None:
     install("dap", "plug_dap", "import not_there", metadata="Provides-Extra: dap\n")
     with pytest.raises(PluginError, match=r"pip install 'ebmstruct-dap\[dap\]'"):
         Components().resolve("loss", "dap.thing")
+
+
+def test_missing_package_at_run_time(install) -> None:
+    """A package that turns out to be missing only when it is used is looked up in the extras of all plugins."""
+    install("dep", "plug_dep", EMPTY, metadata="Provides-Extra: fast\nRequires-Dist: not-there; extra == 'fast'\n")
+    told = missing_dependency(ModuleNotFoundError("no", name="not_there.inner"))
+    assert str(told).endswith("not installed; do: pip install 'ebmstruct-dep[fast]'")
+    told = missing_dependency(ModuleNotFoundError("no", name="unheard_of"))
+    assert str(told) == "this command needs the package unheard_of, which is not installed; do: install unheard_of"
 
 
 def test_lazy_class(install) -> None:

@@ -227,3 +227,11 @@ def test_missing_files(finished: Path) -> None:
     (finished.parent / "empty").mkdir()
     with pytest.raises(RunFolderError, match=r"run is not here: run\.json is missing"):
         load(finished.parent / "empty")
+
+
+def test_two_processes_one_folder(toy: Path) -> None:
+    """While a run is in a folder a second one is refused; the lock leaves nothing behind."""
+    folder = RunFolder(toy / "run")
+    with folder.locked(), pytest.raises(RunFolderError, match="another process is running in"), folder.locked():
+        pass
+    assert not (toy / "run").exists()

@@ -239,7 +239,7 @@ def test_batch_equals_loop_bit_for_bit(dtype, states, scale, forbid, per_edge):
 
 
 @pytest.mark.parametrize(("scale", "forbid"), [(1.0, 0.0), (1.0, 0.2), (5.0, 0.1), (30.0, 0.0), (30.0, 0.2)])
-@pytest.mark.parametrize("shape", [((2000,), 9), ((30, 1, 200), 17), ((60, 60), 33)])
+@pytest.mark.parametrize("shape", [((600,), 9), ((30, 1, 200), 17), ((60, 60), 33)])
 def test_float32_agrees_with_float64(scale, forbid, shape):
     """log Z within 1e-4 relative and marginals within 1e-4 of the twin in float64, peaked and constrained too."""
     batch = make(8, *shape, scale=scale, forbid=forbid, dtype=torch.float32)
@@ -339,9 +339,10 @@ def test_sample_frequencies_equal_the_marginals(module, scale):
     unary, pairwise, log_z = chain.marginals(*batch, pairwise=True)
     assert log_z.isfinite().all()
     seen = torch.nn.functional.one_hot(drawn, 3).double().mean(0)
-    assert ((seen - unary).abs() <= 5 * (unary * (1 - unary) / count).sqrt() + 1e-9).all()
+    assert ((seen - unary).abs() <= 5 * (unary * (1 - unary).clamp(min=0) / count).sqrt() + 1e-9).all()
     pairs = torch.nn.functional.one_hot(drawn[:, 1] * 3 + drawn[:, 2], 9).double().mean(0).view(3, 3)
-    assert ((pairs - pairwise[2]).abs() <= 5 * (pairwise[2] * (1 - pairwise[2]) / count).sqrt() + 1e-9).all()
+    joint = pairwise[2]
+    assert ((pairs - joint).abs() <= 5 * (joint * (1 - joint).clamp(min=0) / count).sqrt() + 1e-9).all()
 
 
 def test_kernel_and_twin_draw_the_same_states_from_the_same_uniforms():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebmstruct.errors import ConfigError, DataError, PluginError, RunFolderError
-from ebmstruct.run.config import parse_config
+from ebmstruct.run.config import load_config, parse_config
 from ebmstruct.run.runner import Progress, RunInterrupted, evaluate_run, run
 
 TASK = "task: {name: toy.letters, examples_count: 24}\ntrain: {epochs: 4}\n"
@@ -67,27 +66,20 @@ def test_stopped_and_resumed(toy: Path) -> None:
 
 
 def test_killed_and_resumed(toy: Path) -> None:
-    """After kill -9 at any moment --resume reaches bit-identical weights; SIGTERM ends with a sentence and code 1."""
+    """After kill -9 --resume reaches bit-identical weights and predictions."""
     (toy / "t.yaml").write_text("task: {name: toy.letters, examples_count: 100}\ntrain: {epochs: 40}\n")
-    command = [sys.executable, "-m", "ebmstruct", "run", "t.yaml", "--quiet", "--output"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    whole = run(parse_config((toy / "t.yaml").read_text(), "t.yaml").with_output("whole")).folder
-    for name, number in (("killed", signal.SIGKILL), ("ended", signal.SIGTERM)):
-        process = subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True)
-        checkpoint = toy / name / "checkpoint.safetensors"
-        while not checkpoint.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        said = process.communicate(timeout=60)[1]
-        if number == signal.SIGTERM:
-            assert process.returncode == 1 and said.endswith(
-                "run again and add --resume to go on from the last checkpoint\n"
-            )
-            assert "Traceback" not in said
-        assert not (toy / name / "run.json").exists()
-        run(parse_config((toy / "t.yaml").read_text(), "t.yaml").with_output(name), resume=True)
-        for file in SAME:
-            assert (whole / file).read_bytes() == (toy / name / file).read_bytes(), (name, file)
+    config = load_config(toy / "t.yaml")
+    whole = run(config.with_output("whole")).folder
+    command = [sys.executable, "-m", "ebmstruct", "run", "t.yaml", "--quiet", "--output", "killed"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    while not (toy / "killed" / "checkpoint.safetensors").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait(60)
+    assert not (toy / "killed" / "run.json").exists()
+    run(config.with_output("killed"), resume=True)
+    for file in SAME:
+        assert (whole / file).read_bytes() == (toy / "killed" / file).read_bytes(), file
 
 
 def test_hostile_checkpoint(toy: Path) -> None:
@@ -164,3 +156,30 @@ def test_deadline_in_evaluation(toy: Path) -> None:
     config = parse_config(TASK, "t.yaml", ["eval.budget.deadline_s=5.0"])
     metrics = run(config).metrics
     assert metrics["splits"]["test"]["inference"]["statuses"] == {"OPTIMAL": 24}
+
+
+def test_task_that_cannot_draw(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the task's own report sections is told in the report, and the run is finished all the same."""
+    config = parse_config(TASK, "t.yaml")
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("no pen")
+
+    monkeypatch.setattr(type(config.task), "render", broken)
+    summary = run(config)
+    assert (summary.folder / "run.json").is_file()
+    assert "ZeroDivisionError: no pen" in summary.report.read_text()
+
+
+def test_fault_is_in_the_log(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault while training ends in run.log with its traceback."""
+    config = parse_config(TASK, "t.yaml")
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("no score")
+
+    monkeypatch.setattr(type(config.task), "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(config)
+    log = (config.output / "run.log").read_text()
+    assert "the run ended: ZeroDivisionError: no score" in log and "Traceback" in log

@@ -158,8 +158,8 @@ def _class_at(where: str, what: str, plugin: discovery.Plugin | None) -> type:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
             raise PluginError(f"{what} should be at {where}, which does not exist ({error})") from error
-        distribution = plugin.distribution if plugin else "ebmstruct"
-        raise discovery.missing_dependency(error, distribution, plugin.prefix if plugin else "core") from error
+        owner = (plugin.distribution, plugin.prefix) if plugin else ("ebmstruct", "")
+        raise discovery.missing_dependency(error, *owner) from error
     except AttributeError as error:
         raise PluginError(f"{what} should be at {where}, which has no such class") from error
     except Exception as error:

@@ -123,12 +123,20 @@ def listing(found: Mapping[str, list[Candidate]]) -> list[Listing]:
     return lines
 
 
-def missing_dependency(error: ModuleNotFoundError, distribution: str | None, prefix: str = "") -> PluginError:
-    """The sentence for an optional package that is not installed: it names the extra that brings it."""
+def missing_dependency(error: ModuleNotFoundError, distribution: str = "", prefix: str = "") -> PluginError:
+    """The sentence for an optional package that is not installed: it names the extra that brings it.
+
+    distribution, prefix: the plugin that needs it; without them the extra is looked for in all that are installed.
+    """
     missing = (error.name or "").partition(".")[0] or "a package"
-    needs = f"plugin {prefix} of {distribution}" if distribution else "this command"
-    extra = _extra_with(missing, distribution, prefix) if distribution else None
-    way_out = f"pip install '{distribution}[{extra}]'" if extra else f"install {missing}"
+    needs = f"plugin {prefix} of {distribution}" if prefix else "this command"
+    found = [candidate for rivals in candidates().values() for candidate in rivals] if not distribution else []
+    way_out = f"install {missing}"
+    for owner in [distribution] if distribution else ["ebmstruct", *(c.distribution for c in found)]:
+        extra = _extra_with(missing, owner, prefix)
+        if extra:
+            way_out = f"pip install '{owner}[{extra}]'"
+            break
     return PluginError(f"{needs} needs the package {missing}, which is not installed; do: {way_out}")
 
 

@@ -35,19 +35,19 @@ class ChainFactor(Factor):
     def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
         """(B,) float64: the sum over each instance's neighbours and ends."""
         (y,), (block,) = values, variables
-        out = torch.zeros(block.num_instances, dtype=torch.float64, device=y.device)
-        later = _later_sites(block)
+        if not block.num_sites:
+            return torch.zeros(block.num_instances, dtype=torch.float64, device=y.device)
         states = self.transition.shape[-1]
-        code = y[later - 1] * states + y[later]
+        code = y[:-1] * states + y[1:]
         if self.transition.dim() == 3:
-            code = code + later * (states * states)
-        rows = self.transition.reshape(-1).index_select(0, code)
-        out = out.index_add(0, block.instance[later], rows.double())
-        filled = (block.lengths > 0).nonzero()[:, 0]
-        if self.start is not None:
-            out = out.index_add(0, filled, self.start.index_select(0, y[block.offsets[filled]]).double())
-        if self.end is not None:
-            out = out.index_add(0, filled, self.end.index_select(0, y[block.offsets[filled + 1] - 1]).double())
+            code = code + torch.arange(states**2, code.numel() * states**2 + 1, states**2, device=y.device)
+        edges = self.transition.reshape(-1).index_select(0, code)
+        edges = torch.nn.functional.pad(edges, (1, 0)).index_fill(0, block.first_sites, 0.0)
+        out = block.sum_sites(edges)
+        for ends, sites in ((self.start, block.first_sites), (self.end, block.last_sites)):
+            if ends is not None:
+                part = ends.index_select(0, y.index_select(0, sites)).double()
+                out = out + part if block.filled is None else out.index_add(0, block.filled, part)
         return out
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
@@ -61,11 +61,9 @@ class ChainFactor(Factor):
         rows = torch.arange(later.numel(), device=y.device)
         out = out.index_add(0, later, tables[rows, y[later - 1]])
         out = out.index_add(0, later - 1, tables[rows, :, y[later]])
-        filled = (owner.lengths > 0).nonzero()[:, 0]
-        if self.start is not None:
-            out = out.index_add(0, owner.offsets[filled], self.start.expand(filled.numel(), -1))
-        if self.end is not None:
-            out = out.index_add(0, owner.offsets[filled + 1] - 1, self.end.expand(filled.numel(), -1))
+        for ends, sites in ((self.start, owner.first_sites), (self.end, owner.last_sites)):
+            if ends is not None:
+                out = out.index_add(0, sites, ends.expand(sites.numel(), -1))
         return out
 
     def check(self, variables: Sequence[Variables]) -> None:
@@ -107,5 +105,5 @@ class ChainFactor(Factor):
 def _later_sites(block: Variables) -> Tensor:
     """(edges,) long: every site that has a predecessor in its instance."""
     later = torch.ones(block.num_sites, dtype=torch.bool, device=block.offsets.device)
-    later[block.offsets[:-1][block.lengths > 0]] = False
+    later[block.first_sites] = False
     return later.nonzero()[:, 0]

@@ -69,6 +69,8 @@ class TableFactor(Factor):
         return torch.arange(self.tables.shape[0], device=self.tables.device) * size
 
     def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        if self.index is None and self.starts is None and self.tables.dim() == 2:
+            return self.tables.gather(1, values[0][:, None])[:, 0]
         code = states_of(values, 0, self.index)
         for slot, size in enumerate(self.sizes(variables)[1:], 1):
             code = code * size + states_of(values, slot, self.index)
@@ -76,6 +78,11 @@ class TableFactor(Factor):
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
         return variables[0].instance if self.index is None else variables[0].instance[self.index[0]]
+
+    def instance_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        if self.index is None:
+            return variables[0].sum_sites(self.energies(values, variables))
+        return super().instance_energies(values, variables)
 
     def conditionals(self, block: str, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
         out: Tensor | None = None

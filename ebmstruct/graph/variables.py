@@ -72,6 +72,26 @@ class Variables:
         """(n,) long: the number of states of each site of a discrete block."""
         return self.discrete.counts(self.num_sites).to(self.offsets.device)
 
+    @cached_property
+    def filled(self) -> Tensor | None:
+        """(b,) long: the instances that have sites; None where all have."""
+        filled = (self.lengths > 0).nonzero()[:, 0]
+        return None if filled.numel() == self.num_instances else filled
+
+    @cached_property
+    def first_sites(self) -> Tensor:
+        """(b,) long: the first site of each instance that has sites."""
+        return self.offsets[:-1] if self.filled is None else self.offsets[self.filled]
+
+    @cached_property
+    def last_sites(self) -> Tensor:
+        """(b,) long: the last site of each instance that has sites."""
+        return (self.offsets[1:] if self.filled is None else self.offsets[self.filled + 1]) - 1
+
+    def sum_sites(self, rows: Tensor) -> Tensor:
+        """(B,) float64: sums over each instance's sites of ``rows`` (n,)."""
+        return torch.segment_reduce(rows.double(), "sum", offsets=self.offsets)
+
     @property
     def discrete(self) -> Discrete:
         """The domain, where it is discrete; GraphError otherwise."""

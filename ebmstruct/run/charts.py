@@ -13,6 +13,7 @@ TOP, RIGHT, BOTTOM, LEFT = 16, 14, 44, 62
 COLOURS = 6
 _MARKERS = 60
 _POINTS = 800
+_BARS = 60
 
 
 def chart(drawing: Chart) -> str:
@@ -156,13 +157,15 @@ def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
 
 def _bars(drawing: Chart, series: dict[str, list[float | None]]) -> str:
     """Bars that lie: names of any length fit, and it reads well on a phone."""
-    longest = max(len(values) for values in series.values())
+    whole = max(len(values) for values in series.values())
+    longest = min(whole, _BARS)
+    series = {name: bars[:longest] for name, bars in series.items()}
     names = [str(x) for x in drawing.x][:longest]
     names += [str(i + 1) for i in range(len(names), longest)]
     values = [v for bars in series.values() for v in bars if v is not None]
     marks = ticks(min(0.0, *values), max(0.0, *values), 4)
     left = min(190, 20 + 7 * max(len(name) for name in names))
-    thick = 15 if len(series) == 1 else 10
+    thick = 15 if len(series) == 1 else 13
     row = thick * len(series) + 9
     height = TOP + row * longest + 36
 
@@ -193,7 +196,8 @@ def _bars(drawing: Chart, series: dict[str, list[float | None]]) -> str:
         out.append(
             f'<text class="axis" x="{(left + WIDTH) / 2:.0f}" y="{height - 4}" text-anchor="middle">{label}</text>'
         )
-    return _svg(drawing.title, "".join(out), height)
+    more = f'<p class="note">The first {longest} of {number(whole)} are shown.</p>' if whole > longest else ""
+    return _svg(drawing.title, "".join(out), height) + more
 
 
 def _rect(x: float, top: float, width: float, foot: float, colour: str, tip: str, *, many: bool = False) -> str:

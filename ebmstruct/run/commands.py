@@ -16,10 +16,11 @@ from ebmstruct.errors import DataError
 from ebmstruct.extend.discovery import candidates, listing
 from ebmstruct.run import runner
 from ebmstruct.run.config import load_config
+from ebmstruct.run.evaluation import prediction_lines
 from ebmstruct.run.explaining import explain_run, explain_task
 from ebmstruct.run.predictor import load
 from ebmstruct.run.progress import display
-from ebmstruct.storage import plain, write_text
+from ebmstruct.storage import plain, write_json_lines, write_text
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,7 +45,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             arguments.run, arguments.data, split=arguments.split, device=arguments.device, on_progress=shown
         )
     if arguments.output:
-        runner.write_predictions(Path(arguments.output), found)
+        write_json_lines(Path(arguments.output), prediction_lines(found))
     _write_json(plain(found.metrics)) if arguments.json else _write(_scores(found.split, found.metrics))
 
 

@@ -55,7 +55,7 @@ def parse_config(
 
 def dumped(values: Mapping[str, Any]) -> str:
     """Plain values as YAML text that ``parse_config`` reads back to the same values."""
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
     return text
 
 

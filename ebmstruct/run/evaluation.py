@@ -94,6 +94,23 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
     return score
 
 
+def prediction_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """What is written of each example: output, correct output, energies, gap, status."""
+    e = evaluation
+    rows = zip(e.examples, e.outputs, e.energy, e.target_energy, e.gap, e.status, strict=True)
+    for i, (example, output, energy, target, gap, status) in enumerate(rows):
+        yield {
+            "index": i,
+            "source": example.source,
+            "output": output,
+            "correct": example.y,
+            "energy": energy,
+            "correct_energy": target,
+            "gap": gap,
+            "status": status,
+        }
+
+
 def _batches(predictor: Predictor, count: int) -> Iterator[list[int]]:
     """Positions in their order; one by one under a deadline, which is meant for a single request."""
     size = 1 if predictor.budget.deadline_s is not None else predictor.batch_size

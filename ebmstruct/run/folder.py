@@ -7,13 +7,18 @@ import os
 import shutil
 import tempfile
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmstruct import storage
 from ebmstruct.errors import PluginError, RunFolderError
 from ebmstruct.extend.task import Schema, Task
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are then the user's own care
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,10 +28,11 @@ CONFIG, SCHEMA, MODEL, MANIFEST = "config.yaml", "schema.json", "model.safetenso
 SCHEMA_TENSORS, CHECKPOINT, METRICS = "schema.safetensors", "checkpoint.safetensors", "metrics.json"
 TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA = "trace.csv", "trace.jsonl", "environment.json", "data.json"
 REPORT, LOG, PREDICTIONS = "report.html", "run.log", "predictions"
-_NEEDED = (CONFIG, SCHEMA, MODEL)
+LOCK = ".lock"
 _OURS = (
-    *_NEEDED, MANIFEST, SCHEMA_TENSORS, METRICS, TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA, REPORT, LOG, PREDICTIONS,
-)  # fmt: skip
+    *(CONFIG, SCHEMA, MODEL, MANIFEST, SCHEMA_TENSORS, METRICS, TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA, REPORT),
+    *(LOG, PREDICTIONS, LOCK),
+)
 
 
 class RunFolder:
@@ -73,12 +79,36 @@ class RunFolder:
                 f"there is a {state} run in {self.path}; {way_out}--force replaces it, --output DIR writes elsewhere"
             )
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in the folder meanwhile; a folder that stays empty is taken away again."""
+        path = self.path / LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise storage.cannot_write(self.path, error) from error
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise RunFolderError(
+                        f"another process is running in {self.path}; wait for it, or choose another folder"
+                    ) from error
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    self.path.rmdir()
+
     def begin(self, config_text: str, schema: Schema) -> None:
         """Make the folder, take away what an earlier run left, and write config and schema."""
         try:
             (self.path / PREDICTIONS).mkdir(parents=True, exist_ok=True)
             for name in (MANIFEST, *(n for n in _OURS if n != MANIFEST)):  # the mark of a finished run goes first
-                if name != PREDICTIONS:
+                if name not in (PREDICTIONS, LOCK):
                     (self.path / name).unlink(missing_ok=True)
             for file in (*self.path.glob("checkpoint*"), *self.path.glob(".*.tmp")):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -109,7 +139,7 @@ class RunFolder:
         """Write the manifest: facts, and the hash of every file of the run."""
         for name in self.path.glob("checkpoint*"):
             name.unlink(missing_ok=True)
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOG))
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOG, LOCK))
         hashes = {p.relative_to(self.path).as_posix(): storage.file_sha256(p) for p in files}
         self.write_json(MANIFEST, {"format": FORMAT, **facts, "files": hashes})
 

@@ -40,6 +40,12 @@ class RunLog:
         self._memory.setTarget(handler)
         self._memory.flush()
 
+    def note(self, message: str, error: BaseException | None = None) -> None:
+        """Write to the log alone, with the traceback of an error: the user has been told otherwise."""
+        trace = None if error is None else (type(error), error, error.__traceback__)
+        record = logging.LogRecord("ebmstruct.run", logging.INFO, __file__, 0, message, None, trace)
+        self._memory.handle(record)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -11,6 +12,7 @@ from ebmstruct.extend.task import Table
 
 MAX_ROWS = 400
 _MAX_TEXT = 2_000
+_NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?\d[\d,.\u202f]*(e[-+]?\d+)?\s?%?")
 
 
 def text(value: object) -> str:
@@ -45,6 +47,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def upper(title: str) -> str:
+    """A title with its first letter a capital."""
+    return title[:1].upper() + title[1:]
+
+
 def duration(seconds: float) -> str:
     """Seconds as a reader says them."""
     if seconds < 60:
@@ -67,21 +74,20 @@ def facts_list(facts: Mapping[str, Any]) -> str:
 def table_of(table: Table) -> str:
     """A table; columns of numbers are aligned, matrices of counts are shaded."""
     rows = [list(row) for row in table.rows[:MAX_ROWS]]
-    numeric = [
-        any(is_number(r[i]) for r in rows if i < len(r))
-        and all(is_number(r[i]) or r[i] in ("", None) for r in rows if i < len(r))
-        for i in range(len(table.columns))
-    ]
+    numeric = [_numbers([row[i] for row in rows if i < len(row)]) for i in range(len(table.columns))]
     matrix = _is_matrix(table, rows)
+    if matrix:
+        numeric = [i > 0 for i in range(len(numeric))]
     head = "".join(f"<th{' class=n' if n else ''}>{text(c)}</th>" for c, n in zip(table.columns, numeric, strict=True))
     body = []
     for row in rows:
-        total = sum(v for v in row if is_number(v)) if matrix else 0
-        cells = []
-        for i, cell in enumerate(row):
-            share = f' style="--share:{cell / total:.3f}"' if matrix and is_number(cell) and total else ""
-            cells.append(f"<td{' class=n' if i < len(numeric) and numeric[i] else ''}{share}>{cell_of(cell)}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
+        if matrix:
+            body.append(_matrix_row(table, row))
+            continue
+        cells = zip(row, numeric, strict=False)
+        body.append(
+            "<tr>" + "".join(f"<td{' class=n' if n else ''}>{cell_of(cell)}</td>" for cell, n in cells) + "</tr>"
+        )
     more = len(table.rows) - len(rows)
     tail = f'<p class="note">{number(more)} more rows are not shown.</p>' if more > 0 else ""
     kind = ' class="matrix"' if matrix else ""
@@ -106,11 +112,29 @@ def widest(table: Table) -> int:
     return max((sum(len(str(cell)) for cell in row) for row in table.rows), default=0)
 
 
+def _numbers(cells: Sequence[Any]) -> bool:
+    """Whether a column holds numbers, or texts that are numbers, and nothing else."""
+    filled = [cell for cell in cells if cell not in ("", None)]
+    return bool(filled) and all(is_number(c) or (isinstance(c, str) and _NUMBER.fullmatch(c)) for c in filled)
+
+
 def _is_matrix(table: Table, rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether a table holds counts of row label against the same column labels: its cells are then shaded."""
-    labels = [str(row[0]) for row in rows if row]
-    square = len(labels) > 1 and [str(c) for c in table.columns[1:]] == labels
-    return square and all(isinstance(c, int) and c >= 0 for row in rows for c in row[1:])
+    """Whether a table holds counts of row labels against the same column labels, but for one: its cells are shaded."""
+    labels, columns = {str(row[0]) for row in rows if row}, {str(c) for c in table.columns[1:]}
+    if len(labels & columns) < 2 or len(labels ^ columns) > 2:
+        return False
+    cells = [cell for row in rows for cell in row[1:] if cell not in ("", None)]
+    return all(isinstance(cell, int) and cell >= 0 for cell in cells)
+
+
+def _matrix_row(table: Table, row: Sequence[Any]) -> str:
+    """A row of counts, each shaded by its share of the row; the diagonal has its own colour."""
+    total = sum(v for v in row if is_number(v))
+    cells = [f"<td>{cell_of(row[0])}</td>"]
+    for column, cell in zip(table.columns[1:], row[1:], strict=False):
+        share = f' style="--share:{cell / total:.3f}"' if total and is_number(cell) else ""
+        cells.append(f'<td class="n{"" if str(column) == str(row[0]) else " off"}"{share}>{cell_of(cell)}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _joins(char: str) -> bool:

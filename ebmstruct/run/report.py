@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,9 +20,11 @@ from ebmstruct.run.markup import (
     number,
     table_of,
     text,
+    upper,
     widest,
     words,
 )
+from ebmstruct.run.provenance import data_section, setup_section
 from ebmstruct.run.spec import RunConfig
 from ebmstruct.run.style import CSS
 
@@ -67,8 +69,8 @@ def html(report: Report) -> str:
         ("answers", "How sure the answers are", _answers(report)),
         *((f"split-{e.split}", _split_title(report, e.split), _sections(report.sections.get(e.split, ())))
           for e in _ordered(report.evaluations) if report.sections.get(e.split)),
-        ("data", "Data", _data(report.data)),
-        ("setup", "Configuration and environment", _setup(report)),
+        ("data", "Data", data_section(report.data)),
+        ("setup", "Configuration and environment", setup_section(report.config_text, report.environment)),
     ]  # fmt: skip
     parts = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{text(anchor)}">{text(name)}</a>' for anchor, name, _ in parts[1:])
@@ -112,7 +114,7 @@ def _headline(report: Report) -> str:
         cards.append(
             f'<div class="card"><p class="split">{text(evaluation.split)} · {number(count)} examples</p>'
             f'<p class="big">{number(evaluation.metrics.get(metric, math.nan))}</p>'
-            f'<p class="metric">{text(_upper(words(metric)))}</p>{facts_list(facts)}</div>'
+            f'<p class="metric">{text(upper(words(metric)))}</p>{facts_list(facts)}</div>'
         )
     return f'<div class="headline">{"".join(cards)}</div>'
 
@@ -128,7 +130,7 @@ def _training(report: Report) -> str:
     if any(metric in row for row in rows):
         values = _column(rows, metric)
         best = max(range(len(rows)), key=lambda i: values[i] if math.isfinite(values[i]) else -math.inf)
-        figures.append(Chart(f"{_upper(words(metric))} on dev", {metric: values}, epochs, "epoch", words(metric)))
+        figures.append(Chart(f"{upper(words(metric))} on dev", {metric: values}, epochs, "epoch", words(metric)))
         said = (
             f"Of {number(len(rows))} epochs, number {number(epochs[best])} was best on dev "
             f"({text(words(metric))} {number(values[best])}); its weights were kept. "
@@ -236,7 +238,7 @@ def _sections(sections: Iterable[Section]) -> str:
 
 def _figure(section: Table | Chart) -> str:
     inner = chart(section) if isinstance(section, Chart) else table_of(section)
-    wide = isinstance(section, Table) and (len(section.columns) > 6 or widest(section) > 60)
+    wide = isinstance(section, Table) and (len(section.columns) > 9 or widest(section) > 60)
     note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
     return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'
 
@@ -254,49 +256,10 @@ def _cases(section: Cases) -> str:
     return f'<h3>{text(section.title)}</h3>{note}{empty}<div class="cases">{"".join(cards)}</div>'
 
 
-def _data(data: Mapping[str, Any]) -> str:
-    files, counts = (found if isinstance(found := data.get(k), Mapping) else {} for k in ("files", "examples"))
-    others = {k: v for k, v in data.items() if k not in ("files", "examples")}
-    out = [f'<div class="columns"><div><h3>Examples</h3>{facts_list(counts)}</div>']
-    if others:
-        out.append(f"<div><h3>Where they come from</h3>{facts_list(dict(_flat(others)))}</div>")
-    out.append("</div>")
-    if files:
-        rows = "".join(
-            f"<tr><td><bdi>{text(name)}</bdi></td>"
-            f'<td><code title="{text(digest)}">{text(str(digest)[:16])}…</code></td></tr>'
-            for name, digest in list(files.items())[:MAX_ROWS]
-        )
-        head = "<thead><tr><th>file</th><th>sha256</th></tr></thead>"
-        out.append(f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>')
-    return "".join(out)
-
-
-def _setup(report: Report) -> str:
-    facts = dict(_flat(report.environment))
-    return (
-        f'<div class="columns"><div><h3>Configuration</h3><pre>{text(report.config_text)}</pre></div>'
-        f"<div><h3>Environment</h3>{facts_list(facts)}</div></div>"
-        '<p class="note">The configuration is complete: saved as a file it runs again as it is.</p>'
-    )
-
-
 def _footer(report: Report) -> str:
     when = datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z")
     version = text(report.environment.get("ebmstruct", ""))
     return f"Written by ebmstruct {version} on {text(when)}, after {duration(report.seconds)}."
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} ")
-        else:
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _upper(title: str) -> str:
-    return title[:1].upper() + title[1:]
 
 
 def _whole(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ebmstruct import storage
 from ebmstruct.errors import DataError, RunFolderError
-from ebmstruct.extend.task import Evaluation, Example, Schema
+from ebmstruct.extend.task import Evaluation, Example, Schema, Section, Table
 from ebmstruct.run import folder as files
 from ebmstruct.run import report
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.environment import environment
-from ebmstruct.run.evaluation import dev_scorer, evaluate
+from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
 from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.logs import RunLog
 from ebmstruct.run.models import build_model, check_device
@@ -85,28 +86,34 @@ def run(
         data = _read(config)
         schema = _resumed_schema(folder, config, data) if resume else _fitted_schema(config, data.splits["train"])
         model = build_model(config.energies, schema, seed=getattr(config.train, "seed", 0))
-        if not resume:
-            folder.begin(dumped(config.resolved), schema)
-            folder.write_json(files.DATA, _data_facts(data))
-        log.to(folder.path / files.LOG)
-        facts = environment(config)
-        folder.write_json(files.ENVIRONMENT, facts)
         evaluation = config.evaluation
         predictor = Predictor(
             config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size
         )
-        try:
-            trace = _train(config, predictor, data, folder, resume, tell)
-            return _finish(config, predictor, data, folder, trace, started, tell)
-        except KeyboardInterrupt:
-            way_out = "add --resume to go on from the last checkpoint" if folder.checkpoint.exists() else "add --force"
-            message = f"stopped; {folder.path} is unfinished: run again and {way_out}"
-            logger.info(message)
-            raise RunInterrupted(message) from None
-        except Exception as error:
-            logger.debug("the run ended with a fault", exc_info=True)
-            logger.info("the run ended: %s: %s", type(error).__name__, error)
-            raise
+        with folder.locked():
+            if not resume:
+                folder.begin(dumped(config.resolved), schema)
+                folder.write_json(files.DATA, _data_facts(data))
+            log.to(folder.path / files.LOG)
+            folder.write_json(files.ENVIRONMENT, environment(config))
+            with _told(folder, log):
+                trace = _train(config, predictor, data, folder, resume, tell)
+                return _finish(config, predictor, data, folder, trace, started, tell)
+
+
+@contextlib.contextmanager
+def _told(folder: RunFolder, log: RunLog) -> Iterator[None]:
+    """Faults and interruptions go to the log; an interruption says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        way_out = "add --resume to go on from the last checkpoint" if folder.checkpoint.exists() else "add --force"
+        message = f"stopped; {folder.path} is unfinished: run again and {way_out}"
+        log.note(message)
+        raise RunInterrupted(message) from None
+    except Exception as error:
+        log.note(f"the run ended: {type(error).__name__}: {error}", error)
+        raise
 
 
 def _read(config: RunConfig) -> _Data:
@@ -199,7 +206,7 @@ def _finish(
     splits = [split for split in config.evaluation.splits if split in data.splits] or ["train"]
     for split in splits:
         evaluations.append(_evaluated(predictor, data.splits[split], split, tell))
-        storage.write_json_lines(folder.path / files.PREDICTIONS / f"{split}.jsonl", _lines(evaluations[-1]))
+        storage.write_json_lines(folder.path / files.PREDICTIONS / f"{split}.jsonl", prediction_lines(evaluations[-1]))
     metrics = {
         "task": config.task_name,
         "metric": config.task.metric,
@@ -207,7 +214,7 @@ def _finish(
     }
     folder.write_json(files.METRICS, metrics)
     tell(Progress("writing the report"))
-    sections = {e.split: config.task.render(e, predictor.model, predictor.schema) for e in evaluations}
+    sections = {e.split: _rendered(config, e, predictor) for e in evaluations}
     page = report.Report(
         config=config,
         config_text=dumped(config.resolved),
@@ -224,6 +231,17 @@ def _finish(
     logger.info("finished in %.1f s; the report is %s", seconds, folder.path / files.REPORT)
     folder.finish(task=config.task_name, seed=getattr(config.train, "seed", None), seconds=round(seconds, 3))
     return RunSummary(folder.path, storage.plain(metrics), len(trace.epochs), seconds, folder.path / files.REPORT)
+
+
+def _rendered(config: RunConfig, evaluation: Evaluation, predictor: Predictor) -> Sequence[Section]:
+    """The task's own sections; a fault in drawing them must not cost the run that has been trained."""
+    try:
+        return config.task.render(evaluation, predictor.model, predictor.schema)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+        logger.warning("%s could not draw its sections for %s: %s", config.task_name, evaluation.split, fault)
+        logger.debug("the fault in full", exc_info=True)
+        return [Table("Sections that could not be drawn", ["fault"], [[fault]])]
 
 
 def _evaluated(predictor: Predictor, examples: Sequence[Example], split: str, tell: OnProgress) -> Evaluation:
@@ -253,27 +271,6 @@ def evaluate_run(
     if not examples:
         raise DataError(f"{data or split}: holds no example")
     return _evaluated(predictor, examples, split, on_progress or (lambda progress: None))
-
-
-def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """Write one JSON line an example: output, correct output, energies, gap, status."""
-    storage.write_json_lines(path, _lines(evaluation))
-
-
-def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    e = evaluation
-    rows = zip(e.examples, e.outputs, e.energy, e.target_energy, e.gap, e.status, strict=True)
-    for i, (example, output, energy, target, gap, status) in enumerate(rows):
-        yield {
-            "index": i,
-            "source": example.source,
-            "output": output,
-            "correct": example.y,
-            "energy": energy,
-            "correct_energy": target,
-            "gap": gap,
-            "status": status,
-        }
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 CSS = """
 :root {
   --paper: #fbfaf7; --card: #ffffff; --ink: #1f2328; --soft: #5d656f; --faint: #e5e2da; --rule: #cfcbc0;
-  --s0: #2b6cb0; --s1: #c4532a; --s2: #3f8a54; --s3: #7d5ba6; --s4: #a97f12; --s5: #5f7384; --heat: 43 108 176;
+  --s0: #2b6cb0; --s1: #c4532a; --s2: #3f8a54; --s3: #7d5ba6; --s4: #a97f12; --s5: #5f7384;
+  --heat: 43 108 176; --off: 196 83 42;
   --good: #2f7d4a; --warn: #9a6a00; --bad: #b3261e;
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, "DejaVu Serif", serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif;
@@ -15,7 +16,8 @@ CSS = """
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --card: #1c2026; --ink: #e6e4df; --soft: #9ea6b0; --faint: #2b3038; --rule: #444b55;
-    --s0: #6fa8e6; --s1: #ee8b60; --s2: #7bc08d; --s3: #b598dd; --s4: #dcb451; --s5: #9fb2c2; --heat: 111 168 230;
+    --s0: #6fa8e6; --s1: #ee8b60; --s2: #7bc08d; --s3: #b598dd; --s4: #dcb451; --s5: #9fb2c2;
+  --heat: 111 168 230; --off: 238 139 96;
     --good: #7bc08d; --warn: #dcb451; --bad: #f2887f;
   }
 }
@@ -27,6 +29,7 @@ h1, h2, h3 { font-family: var(--serif); font-weight: 600; line-height: 1.2; text
 h1 { font-size: clamp(1.9rem, 5vw, 2.7rem); margin: .15rem 0 .4rem; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { font-size: 1.5rem; margin: 3.2rem 0 .5rem; padding-top: 1.1rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1.08rem; margin: 0 0 .4rem; }
+.cases + h3, .figures + h3, .columns + h3 { margin-top: 1.6rem; }
 p { margin: .35rem 0 .8rem; max-width: 44rem; }
 a { color: var(--s0); text-underline-offset: .15em; }
 .eyebrow { color: var(--soft); font-size: .82rem; letter-spacing: .04em; margin: 0; }
@@ -41,8 +44,8 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; font-size: .9rem; margi
   font-variant-numeric: lining-nums tabular-nums; letter-spacing: -.02em; }
 .card .metric { margin: .1rem 0 .8rem; font-weight: 600; }
 .card .split + .facts, .card .metric + .facts { border-top: 1px solid var(--faint); padding-top: .45rem; }
-.facts { display: grid; grid-template-columns: 1fr auto; gap: .12rem 1rem; margin: 0; font-size: .93rem; }
-.facts dt { color: var(--soft); overflow-wrap: anywhere; }
+.facts { display: grid; grid-template-columns: minmax(6rem, 1fr) auto; gap: .12rem 1rem; margin: 0; font-size: .93rem; }
+.facts dt { color: var(--soft); overflow-wrap: break-word; }
 .facts dd { margin: 0; text-align: right; font-variant-numeric: lining-nums tabular-nums; overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   margin: 1rem 0; align-items: start; }
@@ -73,12 +76,16 @@ td { overflow-wrap: break-word; max-width: 34rem; white-space: pre-line; }
 th:last-child, td:last-child { padding-right: 0; }
 .n { text-align: right; font-variant-numeric: lining-nums tabular-nums; white-space: nowrap; }
 .matrix td, .matrix th { padding: .3rem .6rem; }
-.matrix td.n { border: 1px solid var(--card); background: rgb(var(--heat) / calc(var(--share) * .75)); }
-.cases { display: grid; gap: .8rem; margin: .8rem 0 0; }
+.matrix td.n { border: 1px solid var(--card); background: rgb(var(--heat) / calc(var(--share, 0) * .75)); }
+.matrix td.off { background: rgb(var(--off) / calc(var(--share, 0) * .6)); }
+.cases { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: .8rem;
+  margin: .8rem 0 0; align-items: start; }
 .case { background: var(--card); border: 1px solid var(--faint); border-left: 3px solid var(--s1); border-radius: 8px;
   padding: .8rem 1rem; min-width: 0; }
 .case dl { display: grid; grid-template-columns: minmax(6.5rem, auto) 1fr; gap: .25rem 1rem; margin: 0;
   font-size: .94rem; }
+.case table { font-size: .86rem; min-width: 0; } .case .scroll { margin: 0; }
+.case th, .case td { border: 0; padding: .06rem .9rem .06rem 0; }
 .case dt { color: var(--soft); } .case dd { margin: 0; min-width: 0; overflow-wrap: anywhere; white-space: pre-line; }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
 pre { background: var(--card); border: 1px solid var(--faint); border-radius: 8px; padding: .9rem 1rem;

@@ -114,7 +114,7 @@ def marginals(
     chain = tuple(None if x is None else x.detach() for x in chain)
     log_z, kept = _ops.chain_forward.default(*chain, True)
     weight = torch.ones_like(log_z)
-    unary, joint, _ = _ops.chain_backward.default(*chain, kept, weight, 1.0, 2 if pairwise else 0)
+    unary, joint, _, _ = _ops.chain_backward.default(*chain, kept, weight, 1.0, 2 if pairwise else 0)
     return ChainMarginals(unary, joint if pairwise else None, log_z)
 
 
@@ -222,7 +222,7 @@ class _LogPartition(Function):
         saved = ctx.saved_tensors
         pairs = 0 if not ctx.needs_input_grad[1] else 1 if saved[1].dim() == 2 else 2
         parts = _below_autograd(_ops.chain_backward.default, *saved, grad.contiguous(), -1.0, pairs)
-        return _wanted(ctx.needs_input_grad, grad, *parts)
+        return _wanted(ctx.needs_input_grad, (grad, *saved[:4]), *parts)
 
 
 class _Energy(Function):
@@ -237,14 +237,14 @@ class _Energy(Function):
         parts = _below_autograd(
             _ops.chain_energy_backward.default, states, emission, transition, offsets, grad.contiguous()
         )
-        return (None, *_wanted(ctx.needs_input_grad[1:], grad, *parts))
+        return (None, *_wanted(ctx.needs_input_grad[1:], (grad,), *parts))
 
 
 class _Once(Function):
-    """Passes a gradient on, and refuses to be differentiated."""
+    """Passes a gradient on, and refuses to be differentiated with respect to what it came from."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, grad: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, *sources: Tensor | None) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
@@ -264,17 +264,17 @@ def _below_autograd(operator: Any, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _wanted(
-    needed: tuple[bool, ...], grad: Tensor, unary: Tensor, table: Tensor, ends: Tensor
+    needed: tuple[bool, ...],
+    sources: tuple[Tensor | None, ...],
+    unary: Tensor,
+    table: Tensor,
+    first: Tensor,
+    last: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of emission, transition, start and end that are needed, then None for offsets."""
-    parts = [
-        unary if needed[0] else None,
-        table if needed[1] else None,
-        ends[0] if needed[2] else None,
-        ends[1] if needed[3] else None,
-    ]
+    parts = [x if need else None for x, need in zip((unary, table, first, last), needed, strict=False)]
     if torch.is_grad_enabled():
-        parts = [None if part is None else _Once.apply(part, grad) for part in parts]
+        parts = [None if part is None else _Once.apply(part, *sources) for part in parts]
     return (*parts, None)
 
 

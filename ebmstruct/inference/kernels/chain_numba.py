@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from ebmstruct.inference.kernels.chain_log_numba import log_partition_of, log_posterior
-from ebmstruct.inference.kernels.chain_scaled_numba import advance, sweep, weigh_row, weigh_table
-from ebmstruct.inference.kernels.compiler import inlined, kernel
+from ebmstruct.inference.kernels.chain_scaled_numba import advance, room, sweep, weigh_row, weigh_table
+from ebmstruct.inference.kernels.compiler import inlined, kernel, plain
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
@@ -31,11 +31,12 @@ from ebmstruct.inference.kernels.simd_numba import (
 BLOCK = 64  # sites per block of the gradient: short enough for float32 sums, and its rows stay in the cache
 
 
-@kernel
-def transpose(table, padded, out):
-    """out = table.T, both padded * padded."""
-    for i in range(padded):
-        for j in range(padded):
+@plain
+def transpose(table, width, padded, out):
+    """out = table.T for a table of width rows, padded with zeros as weigh_table pads."""
+    out[:] = 0
+    for i in range(width):
+        for j in range(width):
             out[j * padded + i] = table[i * padded + j]
 
 
@@ -57,7 +58,7 @@ def explained(weights, length, width, padded, table, turned, tiny):
     scale = low
     for backward in range(2):
         moves = turned if backward else table
-        for k in range(table.size):
+        for k in range(rows * padded):
             possible[k] = one if moves[k] > zero else zero
         for step in range(length):
             row = (length - 1 - step if backward else step) * padded
@@ -83,7 +84,7 @@ def explained(weights, length, width, padded, table, turned, tiny):
     return True
 
 
-@inlined
+@kernel
 def parts_of(kept, sites, padded, stride):
     """alpha, beta, onward (n * padded each), tables of the edges (n * stride) and doubts (B) within what was kept."""
     size = sites * padded
@@ -105,21 +106,21 @@ def forward(emission, transition, start, end, offsets, width, padded, per_edge, 
     longest = 0
     for b in range(first, stop):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    weights = np.empty(longest * padded, kind)
-    scratch = np.empty(padded, kind)
-    table = np.zeros(0 if per_edge else padded * padded, kind)
-    turned = np.zeros(table.size, kind)
+    weights = room(longest * padded, emission)
+    scratch = room(padded, emission)
+    table = room(0 if per_edge else padded * padded, emission)
+    turned = room(table.size, emission)
     base, mild, flushed = 0.0, True, False
     if not per_edge:
         base, mild, flushed = weigh_table(transition, 0, width, table, 0, padded)
-        transpose(table, padded, turned)
-    room = kept if keep else np.empty(6 * padded + longest * stride + 1, kind)
+        transpose(table, width, padded, turned)
+    space = kept if keep else room(6 * padded + longest * stride, emission)
     alpha, beta, onward, edges, doubts = parts_of(kept, offsets[offsets.size - 1], padded, stride)
     if not keep:
-        alpha = room[: 2 * padded]
-        beta = room[2 * padded : 4 * padded]
-        onward = room[4 * padded : 6 * padded]
-        edges = room[6 * padded :]
+        alpha = space[: 2 * padded]
+        beta = space[2 * padded : 4 * padded]
+        onward = space[4 * padded : 6 * padded]
+        edges = space[6 * padded :]
     for b in range(first, stop):
         begin = offsets[b]
         length = offsets[b + 1] - begin
@@ -169,42 +170,56 @@ def forward(emission, transition, start, end, offsets, width, padded, per_edge, 
         )
 
 
-@kernel
-def add_outer(x, onward, at, count, padded, sums):
-    """sums[i, j] += sum over t < count of x[t, i] * onward[at + t + 1, j], eight rows of the result at a time."""
-    for j in range(0, padded, LANES):
-        for i in range(0, padded, 8):
-            s0 = splat(x[0] - x[0])
-            s1 = s0
-            s2 = s0
-            s3 = s0
-            s4 = s0
-            s5 = s0
-            s6 = s0
-            s7 = s0
+@inlined
+def add_rows(sums, at, padded, s0, s1, s2, s3):
+    """Add four vectors to one column of vectors of sums (float64)."""
+    store(sums, at, add(load(sums, at), widen(s0)))
+    store(sums, at + padded, add(load(sums, at + padded), widen(s1)))
+    store(sums, at + 2 * padded, add(load(sums, at + 2 * padded), widen(s2)))
+    store(sums, at + 3 * padded, add(load(sums, at + 3 * padded), widen(s3)))
+
+
+@plain
+def add_outer(x, onward, at, count, width, padded, sums):
+    """sums[i, j] += sum over t < count of x[t, i] * onward[at + t + 1, j], a tile of eight vectors at a time."""
+    j = 0
+    while padded - j >= 2 * LANES:
+        for i in range(0, width, 4):
+            s0 = splat(x.dtype.type(0))
+            s1, s2, s3, t0, t1, t2, t3 = s0, s0, s0, s0, s0, s0, s0
             for t in range(count):
                 row = load(onward, (at + t + 1) * padded + j)
+                more = load(onward, (at + t + 1) * padded + j + LANES)
                 k = t * padded + i
-                s0 = fma(splat(x[k]), row, s0)
-                s1 = fma(splat(x[k + 1]), row, s1)
-                s2 = fma(splat(x[k + 2]), row, s2)
-                s3 = fma(splat(x[k + 3]), row, s3)
-                s4 = fma(splat(x[k + 4]), row, s4)
-                s5 = fma(splat(x[k + 5]), row, s5)
-                s6 = fma(splat(x[k + 6]), row, s6)
-                s7 = fma(splat(x[k + 7]), row, s7)
-            k = i * padded + j
-            store(sums, k, add(load(sums, k), widen(s0)))
-            store(sums, k + padded, add(load(sums, k + padded), widen(s1)))
-            store(sums, k + 2 * padded, add(load(sums, k + 2 * padded), widen(s2)))
-            store(sums, k + 3 * padded, add(load(sums, k + 3 * padded), widen(s3)))
-            store(sums, k + 4 * padded, add(load(sums, k + 4 * padded), widen(s4)))
-            store(sums, k + 5 * padded, add(load(sums, k + 5 * padded), widen(s5)))
-            store(sums, k + 6 * padded, add(load(sums, k + 6 * padded), widen(s6)))
-            store(sums, k + 7 * padded, add(load(sums, k + 7 * padded), widen(s7)))
+                x0, x1, x2, x3 = splat(x[k]), splat(x[k + 1]), splat(x[k + 2]), splat(x[k + 3])
+                s0, t0 = fma(x0, row, s0), fma(x0, more, t0)
+                s1, t1 = fma(x1, row, s1), fma(x1, more, t1)
+                s2, t2 = fma(x2, row, s2), fma(x2, more, t2)
+                s3, t3 = fma(x3, row, s3), fma(x3, more, t3)
+            add_rows(sums, i * padded + j, padded, s0, s1, s2, s3)
+            add_rows(sums, i * padded + j + LANES, padded, t0, t1, t2, t3)
+        j += 2 * LANES
+    if j == padded:
+        return
+    for i in range(0, width, 8):
+        s0 = splat(x.dtype.type(0))
+        s1, s2, s3, t0, t1, t2, t3 = s0, s0, s0, s0, s0, s0, s0
+        for t in range(count):
+            row = load(onward, (at + t + 1) * padded + j)
+            k = t * padded + i
+            s0 = fma(splat(x[k]), row, s0)
+            s1 = fma(splat(x[k + 1]), row, s1)
+            s2 = fma(splat(x[k + 2]), row, s2)
+            s3 = fma(splat(x[k + 3]), row, s3)
+            t0 = fma(splat(x[k + 4]), row, t0)
+            t1 = fma(splat(x[k + 5]), row, t1)
+            t2 = fma(splat(x[k + 6]), row, t2)
+            t3 = fma(splat(x[k + 7]), row, t3)
+        add_rows(sums, i * padded + j, padded, s0, s1, s2, s3)
+        add_rows(sums, (i + 4) * padded + j, padded, t0, t1, t2, t3)
 
 
-@kernel
+@plain
 def share_out(alpha, beta, at, count, width, padded, weight, x, unary_out):
     """For count sites from ``at``: unary_out = weight * the site's marginals, x = that without its beta."""
     for k in range(count):
@@ -219,7 +234,7 @@ def share_out(alpha, beta, at, count, width, padded, weight, x, unary_out):
             store_some(unary_out, (at + k) * width + j, width - j, multiply(scaled, load(beta, row + j)))
 
 
-@kernel
+@plain
 def write_pairs(x, onward, tables, stride, at, count, width, padded, pair_out):
     """pair_out of the edges into the sites at + 1 to at + count, whose x is that of the sites before."""
     for k in range(count):
@@ -235,25 +250,26 @@ def write_pairs(x, onward, tables, stride, at, count, width, padded, pair_out):
 @kernel
 def backward(
     emission, transition, start, end, offsets, width, padded, per_edge, pairs,
-    kept, weight, sign, unary_out, pair_out, ends_out,
+    kept, weight, sign, unary_out, pair_out, first_out, last_out,
 ):  # fmt: skip
     """sign * weight[b] times the marginals of instance b, from what ``forward`` kept.
 
-    unary_out (n * K) gets those of the sites, ends_out (2 K) their sums over first and over last sites. pairs 0: no
-    more; 1: pair_out (K * K) gets the sum of those of the edges; 2: pair_out (n * K * K) gets each, zeros at
+    unary_out (n * K) gets those of the sites, first_out and last_out (K) their sums over first and last sites. pairs
+    0: no more; 1: pair_out (K * K) gets the sum of those of the edges; 2: pair_out (n * K * K) gets each, zeros at
     first sites. An instance of weight 0 contributes zeros even if its marginals are undefined.
     """
     kind = emission.dtype
     square = width * width
     stride = (width + 3) // 4 * 4 * padded if per_edge else 0
     alpha, beta, onward, edges, doubts = parts_of(kept, offsets[offsets.size - 1], padded, stride)
-    table = np.zeros(padded * padded if pairs and not per_edge else 0, kind)
+    table = room(padded * padded if pairs and not per_edge else 0, emission)
     if table.size:
         weigh_table(transition, 0, width, table, 0, padded)
-    x = np.zeros(BLOCK * padded, kind)
-    outer = np.zeros(padded * padded if pairs == 1 else 0)
-    sums = np.zeros(square if pairs == 1 else 0)
     ends = np.zeros(2 * width)
+    x = room(BLOCK * padded, emission)
+    outer = room(padded * padded if pairs == 1 else 0, ends)
+    outer[:] = 0
+    sums = np.zeros(square if pairs == 1 else 0)
     for b in range(offsets.size - 1):
         begin = offsets[b]
         length = offsets[b + 1] - begin
@@ -276,7 +292,7 @@ def backward(
                 if block + count == length:
                     count -= 1
                 if pairs == 1:
-                    add_outer(x, onward, begin + block, count, padded, outer)
+                    add_outer(x, onward, begin + block, count, width, padded, outer)
                 if pairs == 2:
                     write_pairs(
                         x, onward, edges if per_edge else table, stride, begin + block, count, width, padded, pair_out
@@ -286,8 +302,9 @@ def backward(
         for j in range(width):
             ends[j] += unary_out[begin * width + j]
             ends[width + j] += unary_out[(begin + length - 1) * width + j]
-    for j in range(2 * width):
-        ends_out[j] = ends[j]
+    for j in range(width):
+        first_out[j] = ends[j]
+        last_out[j] = ends[width + j]
     if pairs == 1:
         for i in range(width):
             for j in range(width):

@@ -118,34 +118,38 @@ def _forward_fake(
 def _backward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
     kept: Tensor, weight: Tensor, sign: float, pairs: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
     sites, width = emission.shape
-    dtype = emission.dtype
-    unary = torch.empty((sites, width), dtype=dtype)
-    table = torch.empty((0,) if pairs == 0 else (width, width) if pairs == 1 else (sites, width, width), dtype=dtype)
-    ends = torch.empty((2, width), dtype=dtype)
+    out = (
+        np.empty((sites, width), e.dtype),
+        np.empty((0,) if pairs == 0 else (width, width) if pairs == 1 else (sites, width, width), e.dtype),
+        np.empty(width, e.dtype),
+        np.empty(width, e.dtype),
+    )
+    unary, table, first, last = out
     loops().backward(
         e, tr, s, t, o, width, padded_width(width), transition.dim() == 3, pairs,
-        kept.numpy(), flat(weight), sign, flat(unary), flat(table), flat(ends),
+        kept.numpy(), flat(weight), sign, unary.reshape(-1), table.reshape(-1), first, last,
     )  # fmt: skip
-    return unary, table, ends
+    return torch.from_numpy(unary), torch.from_numpy(table), torch.from_numpy(first), torch.from_numpy(last)
 
 
 def _backward_fake(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
     kept: Tensor, weight: Tensor, sign: float, pairs: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     sites, width = emission.shape
     shape = {0: (0,), 1: (width, width), 2: (sites, width, width)}[pairs]
-    return emission.new_empty((sites, width)), emission.new_empty(shape), emission.new_empty((2, width))
+    one = emission.new_empty
+    return one((sites, width)), one(shape), one(width), one(width)
 
 
 library.define(f"chain_forward({_CHAIN}, bool keep) -> (Tensor, Tensor)")
 library.impl("chain_forward", _forward, "CPU")
 torch.library.register_fake("ebmstruct::chain_forward", _forward_fake, lib=library)
 library.define(
-    f"chain_backward({_CHAIN}, Tensor kept, Tensor weight, float sign, int pairs) -> (Tensor, Tensor, Tensor)"
+    f"chain_backward({_CHAIN}, Tensor kept, Tensor weight, float sign, int pairs) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 library.impl("chain_backward", _backward, "CPU")
 torch.library.register_fake("ebmstruct::chain_backward", _backward_fake, lib=library)
@@ -177,27 +181,26 @@ def _energy_fake(
 
 def _energy_backward(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    width = emission.shape[1]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    sites, width = emission.shape
     per_edge = transition.dim() == 3
-    unary = torch.zeros(emission.shape, dtype=emission.dtype)
-    table = torch.zeros(transition.shape, dtype=emission.dtype if per_edge else torch.float64)
-    ends = torch.zeros((2, width), dtype=torch.float64)
-    start, end = ends.numpy()
-    stride = width * width if per_edge else 0
-    y, o = flat(states), flat(offsets)
-    loops().energy_backward(y, o, flat(weight), width, stride, flat(unary), flat(table), start, end)
-    return unary, table.to(emission.dtype), ends.to(emission.dtype)
+    e = flat(emission)
+    unary = np.zeros((sites, width), e.dtype)
+    # What many sites add to is summed in float64; a table of one edge has one term.
+    table = np.zeros(transition.shape, e.dtype if per_edge else np.float64)
+    first, last = np.zeros((2, width))
+    y, o, stride = flat(states), flat(offsets), width * width if per_edge else 0
+    loops().energy_backward(y, o, flat(weight), width, stride, unary.reshape(-1), table.reshape(-1), first, last)
+    parts = (unary, table, first, last)
+    return tuple(torch.from_numpy(part.astype(e.dtype, copy=False)) for part in parts)  # type: ignore[return-value]
 
 
 def _energy_backward_fake(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        emission.new_empty(emission.shape),
-        transition.new_empty(transition.shape),
-        emission.new_empty((2, emission.shape[1])),
-    )
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    one = emission.new_empty
+    width = emission.shape[1]
+    return one(emission.shape), one(transition.shape), one(width), one(width)
 
 
 library.define("chain_energy(Tensor states, " + _CHAIN + ") -> Tensor")
@@ -205,7 +208,7 @@ library.impl("chain_energy", _energy, "CPU")
 torch.library.register_fake("ebmstruct::chain_energy", _energy_fake, lib=library)
 library.define(
     "chain_energy_backward(Tensor states, Tensor emission, Tensor transition, Tensor offsets, Tensor weight)"
-    " -> (Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 library.impl("chain_energy_backward", _energy_backward, "CPU")
 torch.library.register_fake("ebmstruct::chain_energy_backward", _energy_backward_fake, lib=library)

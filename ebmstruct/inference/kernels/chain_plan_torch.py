@@ -14,6 +14,8 @@ class Batch(NamedTuple):
 
     emission: Tensor
     transition: Tensor
+    own: tuple[Tensor, ...]  # emission, a tensor for each step: split once, so that its gradient is put together once
+    into: tuple[Tensor, ...]  # tables of the edges likewise, or empty if one is shared
     start: Tensor
     end: Tensor
     first: Tensor  # first flat site of each instance, longest instance first
@@ -27,7 +29,7 @@ class Batch(NamedTuple):
 
     def edges(self, t: int) -> Tensor:
         """Tables into the sites at step t: (m, K, K), or (1, K, K) if they share one."""
-        return self.transition[None] if self.transition.dim() == 2 else self.transition[self.rows(t)]
+        return self.into[t] if self.into else self.transition[None]
 
     def stopping(self, t: int) -> tuple[int, int]:
         """The range of instances whose last site is at step t."""
@@ -54,12 +56,17 @@ def plan(
     lengths, order = offsets.diff().sort(descending=True, stable=True)
     counts = torch.bincount(lengths, minlength=1)
     running = (counts.sum() - counts.cumsum(0))[:-1].tolist()
+    begins = offsets[:-1][order]
+    sites = torch.cat([begins[:0], *(begins[:m] + t for t, m in enumerate(running))]).to(device)
+    emission, transition = emission.to(dtype), transition.to(dtype)
     return Batch(
-        emission.to(dtype),
-        transition.to(dtype),
+        emission,
+        transition,
+        emission[sites].split(running),
+        transition[sites].split(running) if transition.dim() == 3 else (),
         zero if start is None else start.to(dtype),
         zero if end is None else end.to(dtype),
-        offsets[:-1][order].to(device),
+        begins.to(device),
         lengths.tolist(),
         order.to(device),
         running,
@@ -96,7 +103,7 @@ def log_ahead(batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
     ahead: list[Tensor] = []
     lowered: list[Tensor] = []
     for t, running in enumerate(batch.running):
-        here = -batch.emission[batch.rows(t)]
+        here = -batch.own[t]
         if t == 0:
             here = here - batch.start
             before = torch.zeros(running, dtype=wide_type(here), device=here.device)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebmstruct.inference.kernels.compiler import inlined, kernel
+from ebmstruct.inference.kernels.compiler import inlined, kernel, plain
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
@@ -42,6 +42,14 @@ from ebmstruct.inference.kernels.simd_numba import (
 
 MILD = 20.0
 LN2 = float(np.log(2.0))
+
+
+@kernel
+def room(size, like):
+    """A new array of like's dtype that begins at a cache line: a vector that lies across two is loaded twice."""
+    space = np.empty(size + 64 // like.itemsize, like.dtype)
+    skip = -space.ctypes.data % 64 // like.itemsize
+    return space[skip : skip + size]
 
 
 @inlined
@@ -70,7 +78,7 @@ def weigh_row(energies, at, width, start, first, end, last, out, to, padded):
     return np.float64(base), flushed
 
 
-@kernel
+@plain
 def weigh_table(table, at, width, out, to, padded):
     """The weights of one (K, K) table, padded with zeros to whole vectors and to a multiple of four rows.
 
@@ -99,6 +107,53 @@ def weigh_table(table, at, width, out, to, padded):
 
 
 @inlined
+def product(x, x_at, table, at, rows, padded):
+    """One vector of x @ table, at the columns from ``at``; four sums side by side, for their latency."""
+    s0 = multiply(splat(x[x_at]), load(table, at))
+    s1 = multiply(splat(x[x_at + 1]), load(table, at + padded))
+    s2 = multiply(splat(x[x_at + 2]), load(table, at + 2 * padded))
+    s3 = multiply(splat(x[x_at + 3]), load(table, at + 3 * padded))
+    for i in range(x_at + 4, x_at + rows, 4):
+        at += 4 * padded
+        s0 = fma(splat(x[i]), load(table, at), s0)
+        s1 = fma(splat(x[i + 1]), load(table, at + padded), s1)
+        s2 = fma(splat(x[i + 2]), load(table, at + 2 * padded), s2)
+        s3 = fma(splat(x[i + 3]), load(table, at + 3 * padded), s3)
+    return add(add(s0, s1), add(s2, s3))
+
+
+@inlined
+def product_pair(x, x_at, table, at, rows, padded):
+    """Two neighbouring vectors of x @ table: each number of x is loaded once for both, as loads are the limit."""
+    next_at = at + LANES
+    s0 = splat(x.dtype.type(0))
+    s1, s2, s3, t0, t1, t2, t3 = s0, s0, s0, s0, s0, s0, s0
+    for i in range(x_at, x_at + rows, 4):
+        x0, x1, x2, x3 = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
+        s0 = fma(x0, load(table, at), s0)
+        t0 = fma(x0, load(table, next_at), t0)
+        s1 = fma(x1, load(table, at + padded), s1)
+        t1 = fma(x1, load(table, next_at + padded), t1)
+        s2 = fma(x2, load(table, at + 2 * padded), s2)
+        t2 = fma(x2, load(table, next_at + 2 * padded), t2)
+        s3 = fma(x3, load(table, at + 3 * padded), s3)
+        t3 = fma(x3, load(table, next_at + 3 * padded), t3)
+        at += 4 * padded
+        next_at += 4 * padded
+    return add(add(s0, s1), add(s2, s3)), add(add(t0, t1), add(t2, t3))
+
+
+@inlined
+def depart(arrived, j, weights, w_at, scale, high, low, reach, r_at, out, o_at):
+    """Store one vector of reach and of out = reach * weights * scale; returns the new high and low of ``advance``."""
+    weight = load(weights, w_at + j)
+    left = multiply(arrived, multiply(weight, scale))
+    store(reach, r_at + j, arrived)
+    store(out, o_at + j, left)
+    return larger(left, high), minimum(where_positive(weight, minimum(arrived, left), low), low)
+
+
+@inlined
 def advance(table, at, x, x_at, rows, padded, weights, w_at, scale, low, reach, r_at, out, o_at):
     """reach = x @ table, out = reach * weights * scale.
 
@@ -107,25 +162,15 @@ def advance(table, at, x, x_at, rows, padded, weights, w_at, scale, low, reach, 
     entries of x beyond the states are zero.
     """
     high = splat(x.dtype.type(0))
-    for j in range(0, padded, LANES):
-        a = at + j
-        s0 = multiply(splat(x[x_at]), load(table, a))
-        s1 = multiply(splat(x[x_at + 1]), load(table, a + padded))
-        s2 = multiply(splat(x[x_at + 2]), load(table, a + 2 * padded))
-        s3 = multiply(splat(x[x_at + 3]), load(table, a + 3 * padded))
-        for i in range(4, rows, 4):
-            a += 4 * padded
-            s0 = fma(splat(x[x_at + i]), load(table, a), s0)
-            s1 = fma(splat(x[x_at + i + 1]), load(table, a + padded), s1)
-            s2 = fma(splat(x[x_at + i + 2]), load(table, a + 2 * padded), s2)
-            s3 = fma(splat(x[x_at + i + 3]), load(table, a + 3 * padded), s3)
-        arrived = add(add(s0, s1), add(s2, s3))
-        weight = load(weights, w_at + j)
-        left = multiply(arrived, multiply(weight, scale))
-        store(reach, r_at + j, arrived)
-        store(out, o_at + j, left)
-        high = larger(left, high)
-        low = minimum(where_positive(weight, minimum(arrived, left), low), low)
+    j = 0
+    while padded - j >= 2 * LANES:
+        arrived, also = product_pair(x, x_at, table, at + j, rows, padded)
+        high, low = depart(arrived, j, weights, w_at, scale, high, low, reach, r_at, out, o_at)
+        high, low = depart(also, j + LANES, weights, w_at, scale, high, low, reach, r_at, out, o_at)
+        j += 2 * LANES
+    if j < padded:
+        arrived = product(x, x_at, table, at + j, rows, padded)
+        high, low = depart(arrived, j, weights, w_at, scale, high, low, reach, r_at, out, o_at)
     return inverse_power(high), low
 
 
@@ -141,16 +186,12 @@ def advance_rows(table, at, x, x_at, width, padded, weights, w_at, scale, low, r
         reach[r_at + i] = 0
     high = splat(x.dtype.type(0))
     for j in range(0, padded, LANES):
-        weight = load(weights, w_at + j)
         arrived = load(reach, r_at + j)
-        left = multiply(arrived, multiply(weight, scale))
-        store(out, o_at + j, left)
-        high = larger(left, high)
-        low = minimum(where_positive(weight, minimum(arrived, left), low), low)
+        high, low = depart(arrived, j, weights, w_at, scale, high, low, reach, r_at, out, o_at)
     return inverse_power(high), low
 
 
-@kernel
+@plain
 def sweep(weights, length, width, padded, table, stride, turned, alpha, beta, onward, at, whole, scratch):
     """Both recursions over one instance, in rows from ``at`` of alpha, beta and onward.
 

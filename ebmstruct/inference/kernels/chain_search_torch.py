@@ -37,7 +37,7 @@ def viterbi(
             moved = (messages[rows - 1][:, :, None] + batch.edges(t)).amin(1)
         else:
             moved = messages[rows - 1].amin(1, keepdim=True) + batch.edges(t).flatten(1).amin(1)[:, None]
-        messages[rows] = moved + batch.emission[rows]
+        messages[rows] = moved + batch.own[t]
         low, high = batch.stopping(t)
         bound[low:high] = (messages[rows[low:high]] + batch.end).amin(1)
     states = _complete(batch, messages, done)
@@ -70,7 +70,7 @@ def _complete(batch: Batch, messages: Tensor, done: int) -> Tensor:
     for t in range(done, len(batch.running)):
         rows = batch.rows(t)
         ends = torch.tensor([length == t + 1 for length in batch.lengths[: len(rows)]], device=messages.device)
-        value = batch.emission[rows] + torch.where(ends[:, None], batch.end, 0.0)
+        value = batch.own[t] + torch.where(ends[:, None], batch.end, 0.0)
         if t == 0:
             value = value + batch.start
         else:
@@ -95,7 +95,7 @@ def k_best(
     sources: list[Tensor] = []
     finals: list[Tensor] = []
     for t, running in enumerate(batch.running):
-        own = batch.emission[batch.rows(t)][:, :, None]
+        own = batch.own[t][:, :, None]
         if values is None:
             values = torch.full((running, width, k), torch.inf, dtype=own.dtype, device=device)
             values[:, :, :1] = own + batch.start[:, None]

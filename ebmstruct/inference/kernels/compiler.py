@@ -28,5 +28,13 @@ def kernel(function: Callable[..., Any], **extra: Any) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """As ``kernel``, always made part of its caller: for a step of a recursion, whose vectors stay in registers."""
-    return kernel(function, forceinline=True)
+    """As ``plain``, always made part of its caller: for a step of a recursion, whose vectors stay in registers."""
+    return kernel(function, forceinline=True, _nrt=False)
+
+
+def plain(function: Callable[..., Any]) -> Any:
+    """As ``kernel``, for a loop that makes no arrays: references to those it is given are not counted.
+
+    Counting is atomic, and at every call of a step it costs more than the step.
+    """
+    return kernel(function, _nrt=False)
