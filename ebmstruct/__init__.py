@@ -130,7 +130,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
+        value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
+        return value
     raise AttributeError(f"module 'ebmstruct' has no attribute {name!r}")
 
 

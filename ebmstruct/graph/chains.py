@@ -38,12 +38,13 @@ class ChainFactor(Factor):
         if not block.num_sites:
             return torch.zeros(block.num_instances, dtype=torch.float64, device=y.device)
         states = self.transition.shape[-1]
-        code = y[:-1] * states + y[1:]
+        code = torch.add(y[1:], y[:-1], alpha=states)
         if self.transition.dim() == 3:
             code = code + torch.arange(states**2, code.numel() * states**2 + 1, states**2, device=y.device)
         edges = self.transition.reshape(-1).index_select(0, code)
-        edges = torch.nn.functional.pad(edges, (1, 0)).index_fill(0, block.first_sites, 0.0)
-        out = block.sum_sites(edges)
+        if block.num_instances > 1:  # edges that would join one instance's last site to the next one's first
+            edges = edges.index_fill(0, block.first_sites[1:] - 1, 0.0)
+        out = block.sum_sites(torch.nn.functional.pad(edges, (1, 0)))
         for ends, sites in ((self.start, block.first_sites), (self.end, block.last_sites)):
             if ends is not None:
                 part = ends.index_select(0, y.index_select(0, sites)).double()

@@ -75,8 +75,10 @@ class Variables:
     @cached_property
     def filled(self) -> Tensor | None:
         """(b,) long: the instances that have sites; None where all have."""
-        filled = (self.lengths > 0).nonzero()[:, 0]
-        return None if filled.numel() == self.num_instances else filled
+        lengths = self.lengths
+        if lengths.numel() and int(lengths.min()) > 0:
+            return None
+        return (lengths > 0).nonzero()[:, 0]
 
     @cached_property
     def first_sites(self) -> Tensor:

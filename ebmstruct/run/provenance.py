@@ -22,7 +22,8 @@ def data_section(data: Mapping[str, Any]) -> str:
     for key, value in tables.items():
         names = dict.fromkeys(name for column in value.values() for name in column)
         grid = [[words(name), *(_brief(column.get(name)) for column in value.values())] for name in names]
-        out.append(f"<h3>{text(upper(words(key)))}</h3>{table_of(Table('', ['', *value], grid))}")
+        inner = table_of(Table("", ["", *value], grid))
+        out.append(f'<h3>{text(upper(words(key)))}</h3><div class="wraps">{inner}</div>')
     if files:
         rows = "".join(
             f"<tr><td><bdi>{text(name)}</bdi></td>"
@@ -30,7 +31,7 @@ def data_section(data: Mapping[str, Any]) -> str:
             for name, digest in list(files.items())[:MAX_ROWS]
         )
         head = "<thead><tr><th>file</th><th>sha256</th></tr></thead>"
-        out.append(f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>')
+        out.append(f'<h3>Files</h3><div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>')
     return "".join(out)
 
 

@@ -33,6 +33,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.inference.kernels import chain_ops
 
 _ops = torch.ops.ebmstruct
+_PLAIN = (Tensor, torch.nn.Parameter)
 SLICE = 400_000  # additions between two looks at the clock: well below a millisecond
 
 
@@ -74,9 +75,9 @@ def log_partition(
     chain = _checked(emission, transition, start, end, offsets)
     if not _compiled(emission):
         return _twin().log_partition(*chain)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in chain):
+    if _recorded(chain):
         return _LogPartition.apply(*chain)
-    return _ops.chain_forward.default(*chain, False)[0]
+    return _operator("forward", emission)(*chain, False)[0]
 
 
 def energy(
@@ -91,9 +92,9 @@ def energy(
         )
     if not _compiled(emission):
         return _twin().energy(states, *chain)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in chain):
+    if _recorded(chain):
         return _Energy.apply(states.contiguous(), *chain)
-    return _ops.chain_energy.default(states.contiguous(), *chain)
+    return _operator("energy", emission)(states.contiguous(), *chain)
 
 
 def marginals(
@@ -112,9 +113,9 @@ def marginals(
     if not _compiled(emission):
         return ChainMarginals(*_twin().marginals(*chain, pairwise=pairwise))
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept = _ops.chain_forward.default(*chain, True)
+    log_z, kept = _operator("forward", chain[0])(*chain, True)
     weight = torch.ones_like(log_z)
-    unary, joint, _, _ = _ops.chain_backward.default(*chain, kept, weight, 1.0, 2 if pairwise else 0)
+    unary, joint, _, _ = _operator("backward", emission)(*chain, kept, weight, 1.0, 2 if pairwise else 0)
     return ChainMarginals(unary, joint if pairwise else None, log_z)
 
 
@@ -184,7 +185,7 @@ def sample(
     if not _compiled(emission):
         return _twin().sample(*chain, num_samples=num_samples, uniforms=uniforms)
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept = _ops.chain_forward.default(*chain, True)
+    log_z, kept = _operator("forward", chain[0])(*chain, True)
     states = torch.zeros((num_samples, sites), dtype=torch.long)
     chain_ops.loops().sample(
         *chain_ops.arrays(*chain), width, chain_ops.padded_width(width), transition.dim() == 3,
@@ -213,7 +214,7 @@ def warm() -> None:
 class _LogPartition(Function):
     @staticmethod
     def forward(ctx: Any, *chain: Any) -> Tensor:
-        log_z, kept = _ops.chain_forward.default(*chain, True)
+        log_z, kept = _operator("forward", chain[0])(*chain, True)
         ctx.save_for_backward(*chain, kept)
         return log_z
 
@@ -221,7 +222,7 @@ class _LogPartition(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         pairs = 0 if not ctx.needs_input_grad[1] else 1 if saved[1].dim() == 2 else 2
-        parts = _below_autograd(_ops.chain_backward.default, *saved, grad.contiguous(), -1.0, pairs)
+        parts = _below_autograd(_operator("backward", saved[0]), *saved, grad.contiguous(), -1.0, pairs)
         return _wanted(ctx.needs_input_grad, (grad, *saved[:4]), *parts)
 
 
@@ -229,13 +230,13 @@ class _Energy(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, *chain: Any) -> Tensor:
         ctx.save_for_backward(states, *chain)
-        return _ops.chain_energy.default(states, *chain)
+        return _operator("energy", chain[0])(states, *chain)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, emission, transition, _, _, offsets = ctx.saved_tensors
         parts = _below_autograd(
-            _ops.chain_energy_backward.default, states, emission, transition, offsets, grad.contiguous()
+            _operator("energy_backward", emission), states, emission, transition, offsets, grad.contiguous()
         )
         return (None, *_wanted(ctx.needs_input_grad[1:], (grad,), *parts))
 
@@ -253,6 +254,29 @@ class _Once(Function):
             "a second derivative of a compiled chain kernel was asked for: its gradient cannot be differentiated; "
             "use ebmstruct.inference.kernels.chain_torch, the same functions in plain torch, which can"
         )
+
+
+def _recorded(chain: tuple[Tensor | None, ...]) -> bool:
+    """Whether a gradient may be asked for."""
+    if not torch.is_grad_enabled():
+        return False
+    emission, transition, start, end, _ = chain
+    return (
+        emission.requires_grad  # type: ignore[union-attr]
+        or transition.requires_grad  # type: ignore[union-attr]
+        or (start is not None and start.requires_grad)
+        or (end is not None and end.requires_grad)
+    )
+
+
+def _operator(name: str, tensor: Tensor) -> Any:
+    """The registered operator where something traces through it, else its function, which spares the dispatcher.
+
+    On a sentence of a few words the way through the dispatcher and back takes longer than the loops.
+    """
+    if torch.compiler.is_compiling() or type(tensor) not in _PLAIN:
+        return getattr(_ops, "chain_" + name).default
+    return getattr(chain_ops, name)
 
 
 def _below_autograd(operator: Any, *arguments: Any) -> tuple[Tensor, ...]:
@@ -306,7 +330,9 @@ def _checked(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
 ) -> tuple[Any, ...]:
     """The arguments, contiguous, after a check of their shapes and types."""
+    chain = emission, transition, start, end, offsets
     width = emission.shape[-1]
+    kind = emission.dtype, emission.device
     fault = ""
     if emission.dim() != 2 or width < 1:
         fault = f"emission has shape {tuple(emission.shape)}; it must be (n, K) with K at least 1"
@@ -315,24 +341,18 @@ def _checked(
             f"transition has shape {tuple(transition.shape)}; with emission {tuple(emission.shape)} it must be "
             f"({width}, {width}) or ({emission.shape[0]}, {width}, {width})"
         )
-    elif offsets.dim() != 1 or offsets.dtype != torch.long or offsets.device.type != "cpu":
+    elif offsets.dim() != 1 or offsets.dtype != torch.long or not offsets.is_cpu:
         fault = f"offsets is {offsets.dtype} {tuple(offsets.shape)} on {offsets.device}; it must be (B + 1,) long, CPU"
     for name, value in (("transition", transition), ("start", start), ("end", end)):
         if value is None or fault:
             continue
         if name != "transition" and value.shape != (width,):
             fault = f"{name} has shape {tuple(value.shape)}; it must be ({width},)"
-        elif value.dtype != emission.dtype or value.device != emission.device:
+        elif (value.dtype, value.device) != kind:
             fault = f"{name} is {value.dtype} on {value.device}, and emission {emission.dtype} on {emission.device}"
     if fault:
         raise GraphError(f"a chain kernel was asked for inference, but {fault}")
-    return (
-        emission.contiguous(),
-        transition.contiguous(),
-        None if start is None else start.contiguous(),
-        None if end is None else end.contiguous(),
-        offsets.contiguous(),
-    )
+    return tuple(x if x is None or x.is_contiguous() else x.contiguous() for x in chain)
 
 
 def _compiled(emission: Tensor) -> bool:

@@ -91,7 +91,7 @@ def _shortened(values: Tensor) -> str:
     return str(numbers) if len(numbers) <= 8 else f"{numbers[:4]} ... {numbers[-3:]}".replace("] ... [", " ... ")
 
 
-def _forward(
+def forward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
@@ -106,7 +106,7 @@ def _forward(
     return log_partition, kept
 
 
-def _forward_fake(
+def forward_fake(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     return (
@@ -115,7 +115,7 @@ def _forward_fake(
     )
 
 
-def _backward(
+def backward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
     kept: Tensor, weight: Tensor, sign: float, pairs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -135,7 +135,7 @@ def _backward(
     return torch.from_numpy(unary), torch.from_numpy(table), torch.from_numpy(first), torch.from_numpy(last)
 
 
-def _backward_fake(
+def backward_fake(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
     kept: Tensor, weight: Tensor, sign: float, pairs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -146,16 +146,16 @@ def _backward_fake(
 
 
 library.define(f"chain_forward({_CHAIN}, bool keep) -> (Tensor, Tensor)")
-library.impl("chain_forward", _forward, "CPU")
-torch.library.register_fake("ebmstruct::chain_forward", _forward_fake, lib=library)
+library.impl("chain_forward", forward, "CPU")
+torch.library.register_fake("ebmstruct::chain_forward", forward_fake, lib=library)
 library.define(
     f"chain_backward({_CHAIN}, Tensor kept, Tensor weight, float sign, int pairs) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-library.impl("chain_backward", _backward, "CPU")
-torch.library.register_fake("ebmstruct::chain_backward", _backward_fake, lib=library)
+library.impl("chain_backward", backward, "CPU")
+torch.library.register_fake("ebmstruct::chain_backward", backward_fake, lib=library)
 
 
-def _energy(
+def energy(
     states: Tensor, emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
 ) -> Tensor:
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
@@ -173,13 +173,13 @@ def _energy(
     return out
 
 
-def _energy_fake(
+def energy_fake(
     states: Tensor, emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
 ) -> Tensor:
     return emission.new_empty(offsets.shape[0] - 1, dtype=torch.float64)
 
 
-def _energy_backward(
+def energy_backward(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sites, width = emission.shape
@@ -195,7 +195,7 @@ def _energy_backward(
     return tuple(torch.from_numpy(part.astype(e.dtype, copy=False)) for part in parts)  # type: ignore[return-value]
 
 
-def _energy_backward_fake(
+def energy_backward_fake(
     states: Tensor, emission: Tensor, transition: Tensor, offsets: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     one = emission.new_empty
@@ -204,11 +204,11 @@ def _energy_backward_fake(
 
 
 library.define("chain_energy(Tensor states, " + _CHAIN + ") -> Tensor")
-library.impl("chain_energy", _energy, "CPU")
-torch.library.register_fake("ebmstruct::chain_energy", _energy_fake, lib=library)
+library.impl("chain_energy", energy, "CPU")
+torch.library.register_fake("ebmstruct::chain_energy", energy_fake, lib=library)
 library.define(
     "chain_energy_backward(Tensor states, Tensor emission, Tensor transition, Tensor offsets, Tensor weight)"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
-library.impl("chain_energy_backward", _energy_backward, "CPU")
-torch.library.register_fake("ebmstruct::chain_energy_backward", _energy_backward_fake, lib=library)
+library.impl("chain_energy_backward", energy_backward, "CPU")
+torch.library.register_fake("ebmstruct::chain_energy_backward", energy_backward_fake, lib=library)

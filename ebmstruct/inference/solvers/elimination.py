@@ -107,7 +107,9 @@ def _solve_chain(
             states, energies = chain.k_best(*view.arguments, k=query.k)
             several = tuple(Assignment({facts.block: s}) for s in states)
         bound = _with_constant(graph, found.lower_bound.double())
-        status = torch.where(found.finished, int(Status.CONVERGED), int(Status.DEADLINE))
+        status = torch.full_like(found.energy, int(Status.CONVERGED), dtype=torch.long)
+        if budget.deadline is not None:
+            status[~found.finished] = int(Status.DEADLINE)
         return Result(
             Assignment({facts.block: found.states}),
             _with_constant(graph, found.energy.double()),
