@@ -178,7 +178,9 @@ def test_cycles_are_refused_with_the_reason() -> None:
     """A triangle is no forest; explain says so and names the solver that is left."""
     block = es.Variables.of_lengths("y", es.Discrete(2), [3])
     index = torch.tensor([[0, 1, 2], [1, 2, 0]])
-    graph = es.FactorGraph([block], [es.TableFactor(("y", "y"), "pairs", torch.tensor([[0.0, 1], [1, 0]]), index=index)])
+    graph = es.FactorGraph(
+        [block], [es.TableFactor(("y", "y"), "pairs", torch.tensor([[0.0, 1], [1, 0]]), index=index)]
+    )
     with pytest.raises(es.SolverRefusal, match="1 cycles"):
         es.minimize(graph, es.VariableElimination())
     choice = es.explain(graph)

@@ -43,7 +43,9 @@ def test_marginal_map_sums_the_latent_block_out() -> None:
     y = es.Variables.of_lengths("y", es.Discrete(2), [1])
     h = es.Variables.of_lengths("h", es.Discrete(3), [1])
     table = torch.tensor([[0.0, 9.0, 9.0], [0.5, 0.5, 0.5]])
-    graph = es.FactorGraph([y, h], [es.TableFactor(("y", "h"), "joint", table, index=torch.zeros(2, 1, dtype=torch.long))])
+    graph = es.FactorGraph(
+        [y, h], [es.TableFactor(("y", "h"), "joint", table, index=torch.zeros(2, 1, dtype=torch.long))]
+    )
     assert int(es.minimize(graph, es.Exhaustive()).assignment["y"]) == 0
     result = es.minimize(graph, es.Exhaustive(), sum_out=("h",))
     assert int(result.assignment["y"]) == 1

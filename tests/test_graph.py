@@ -133,10 +133,10 @@ def test_with_values_shares_the_topology() -> None:
     graph = random_chain([3], 3, torch.Generator().manual_seed(0))
     changed = graph.with_values({"emission": torch.zeros(3, 3)})
     assert changed.topology is graph.topology
-    with pytest.raises(es.GraphError, match=r"no factor is labelled \['emision'\]; the labels are \['emission', 'chain'\]"):
+    with pytest.raises(
+        es.GraphError, match=r"no factor is labelled \['emision'\]; the labels are \['emission', 'chain'\]"
+    ):
         graph.with_values({"emision": torch.zeros(3, 3)})
-
-
 
 
 Y = es.Variables.of_lengths("y", es.Discrete(2), [2, 1])

@@ -36,7 +36,9 @@ def data(count: int, seed: int = 0) -> list[Pair]:
     generator = torch.Generator().manual_seed(seed)
     pairs = []
     for _ in range(count):
-        x = torch.randint(0, LETTERS, (int(torch.randint(1, 7, (), generator=generator)),), generator=generator).tolist()
+        x = torch.randint(
+            0, LETTERS, (int(torch.randint(1, 7, (), generator=generator)),), generator=generator
+        ).tolist()
         y = [1 if i > 0 and x[i - 1] % 3 == 0 else k % 2 for i, k in enumerate(x)]
         pairs.append(Pair(tuple(x), tuple(y)))
     return pairs
@@ -92,7 +94,15 @@ def train(options: es.TrainingOptions, loss: es.Loss, **more: Any) -> tuple[Tagg
     """A tagger trained on 60 examples, the best epoch chosen on 30 others."""
     model, dev = Tagger(), data(30, seed=1)
     trace = es.fit(
-        model, Teacher(), None, data(60), loss, options, evaluate=lambda: accuracy(model, dev), metric="accuracy", **more
+        model,
+        Teacher(),
+        None,
+        data(60),
+        loss,
+        options,
+        evaluate=lambda: accuracy(model, dev),
+        metric="accuracy",
+        **more,
     )
     return model, trace
 
@@ -190,7 +200,11 @@ def test_a_hostile_checkpoint_does_nothing(content: bytes, tmp_path: Path) -> No
 
 def test_trees_survive_a_checkpoint(tmp_path: Path) -> None:
     """Nested dicts with numbers as keys, lists, texts, booleans, None and tensors of any type come back as they were."""
-    tree = {"a": [1, 2.5, None, True, "x"], 3: {"t": torch.arange(4), "e": torch.zeros(0)}, "b": torch.tensor(2.0).double()}
+    tree = {
+        "a": [1, 2.5, None, True, "x"],
+        3: {"t": torch.arange(4), "e": torch.zeros(0)},
+        "b": torch.tensor(2.0).double(),
+    }
     save_tree(tmp_path / "tree", tree)
     back = load_tree(tmp_path / "tree")
     assert back["a"] == tree["a"]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ebmstruct.errors import GraphError
 
 
-@torch.library.custom_op("ebmstruct::sparse_gather", mutates_args=(), device_types="cpu")
 def _gather(weight: Tensor, ids: Tensor) -> Tensor:
     """Sums (n, K) of the weight rows (H, K) named by ids (n, F); id 0 is nothing."""
     from ebmstruct.energies.sparse_numba import gather_sum
@@ -21,12 +20,10 @@ def _gather(weight: Tensor, ids: Tensor) -> Tensor:
     return out
 
 
-@_gather.register_fake
-def _(weight: Tensor, ids: Tensor) -> Tensor:
+def _gather_fake(weight: Tensor, ids: Tensor) -> Tensor:
     return weight.new_empty((ids.shape[0], weight.shape[1]))
 
 
-@torch.library.custom_op("ebmstruct::sparse_scatter", mutates_args=(), device_types="cpu")
 def _scatter(gradient: Tensor, ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
     """The adjoint of the gather: the distinct ids (t,) in ascending order and their gradient rows (t, K)."""
     from ebmstruct.energies.sparse_numba import mark, scatter_rows
@@ -40,13 +37,11 @@ def _scatter(gradient: Tensor, ids: Tensor, num_buckets: int) -> tuple[Tensor, T
     return rows, values
 
 
-@_scatter.register_fake
-def _(gradient: Tensor, ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
+def _scatter_fake(gradient: Tensor, ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
     count = torch.library.get_ctx().new_dynamic_size()
     return gradient.new_empty(count, dtype=torch.int64), gradient.new_empty((count, gradient.shape[1]))
 
 
-@torch.library.custom_op("ebmstruct::sparse_scatter_dense", mutates_args=(), device_types="cpu")
 def _scatter_dense(gradient: Tensor, ids: Tensor, num_buckets: int) -> Tensor:
     """The adjoint of the gather as a dense table (H, K)."""
     from ebmstruct.energies.sparse_numba import scatter_all
@@ -56,9 +51,23 @@ def _scatter_dense(gradient: Tensor, ids: Tensor, num_buckets: int) -> Tensor:
     return values
 
 
-@_scatter_dense.register_fake
-def _(gradient: Tensor, ids: Tensor, num_buckets: int) -> Tensor:
+def _scatter_dense_fake(gradient: Tensor, ids: Tensor, num_buckets: int) -> Tensor:
     return gradient.new_empty((num_buckets, gradient.shape[1]))
+
+
+# Defined one by one rather than by ``torch.library.custom_op``, whose wrapper imports torch's compiler at its first call:
+# a second that every prediction from the command line would wait for.
+_library = torch.library.Library("ebmstruct", "FRAGMENT")
+for _signature, _kernel, _fake in (
+    ("sparse_gather(Tensor weight, Tensor ids) -> Tensor", _gather, _gather_fake),
+    ("sparse_scatter(Tensor gradient, Tensor ids, int num_buckets) -> (Tensor, Tensor)", _scatter, _scatter_fake),
+    ("sparse_scatter_dense(Tensor gradient, Tensor ids, int num_buckets) -> Tensor", _scatter_dense, _scatter_dense_fake),
+):
+    _name = _signature.partition("(")[0]
+    _library.define(_signature)
+    _library.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"ebmstruct::{_name}", _fake, lib=_library)
+_ops = torch.ops.ebmstruct
 
 
 class _GatherSum(torch.autograd.Function):
@@ -69,7 +78,7 @@ class _GatherSum(torch.autograd.Function):
         ctx.save_for_backward(ids)
         ctx.num_buckets = weight.shape[0]
         ctx.sparse = sparse
-        out: Tensor = _gather(weight, ids)
+        out: Tensor = _ops.sparse_gather.default(weight, ids)
         return out
 
     @staticmethod
@@ -79,8 +88,8 @@ class _GatherSum(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, None
         if not ctx.sparse:
-            return _scatter_dense(gradient, ids, ctx.num_buckets), None, None
-        rows, values = _scatter(gradient, ids, ctx.num_buckets)
+            return _ops.sparse_scatter_dense.default(gradient, ids, ctx.num_buckets), None, None
+        rows, values = _ops.sparse_scatter.default(gradient, ids, ctx.num_buckets)
         shape = (ctx.num_buckets, gradient.shape[1])
         table = torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)
         return table, None, None

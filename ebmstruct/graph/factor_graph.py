@@ -151,7 +151,9 @@ class FactorGraph:
         """The same topology with other values for the factors named: label to one tensor or to all value tensors."""
         unknown = set(values) - {f.label for f in self.factors}
         if unknown:
-            raise GraphError(f"no factor is labelled {sorted(unknown)}; the labels are {[f.label for f in self.factors]}")
+            raise GraphError(
+                f"no factor is labelled {sorted(unknown)}; the labels are {[f.label for f in self.factors]}"
+            )
         replaced = []
         for factor in self.factors:
             if factor.label in values:
@@ -251,7 +253,9 @@ def union(graphs: Sequence[FactorGraph]) -> FactorGraph:
         if other.topology.names != first.topology.names or [f.label for f in other.factors] != [
             f.label for f in first.factors
         ]:
-            raise GraphError(f"a union needs the same blocks and factor labels in every graph; found {first} and {other}")
+            raise GraphError(
+                f"a union needs the same blocks and factor labels in every graph; found {first} and {other}"
+            )
     if any(g.evidence is not None for g in graphs):
         raise GraphError("a union of conditioned graphs is not defined; take the union first, then condition it")
     blocks = [_union_block([g.variables[name] for g in graphs]) for name in first.topology.names]

@@ -120,7 +120,9 @@ def _find_forest(graph: FactorGraph) -> ForestFacts | Refusal:
         if not isinstance(block.domain, Discrete):
             return f"block {block.name!r} is {block.domain}; tables cannot be eliminated over real variables"
     sizes = [b.num_sites for b in blocks]
-    offset = dict(zip(graph.variables, np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist() if sizes else [], strict=True))
+    offset = dict(
+        zip(graph.variables, np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist() if sizes else [], strict=True)
+    )
     parts: list[Pairs] = []
     for position, factor in enumerate(graph.factors):
         if isinstance(factor, TableFactor) and factor.arity == 1:

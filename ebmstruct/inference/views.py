@@ -99,7 +99,9 @@ def forest_view(graph: FactorGraph, facts: ForestFacts, temperature: float = 1.0
     """Lay out a forest; tables that several pairs share are not copied, unless two factors join one pair."""
     plan = graph.topology.derive("forest_plan", lambda: _plan(graph, facts))
     unary = _forest_unary(graph, facts)
-    flats = [f.transition.reshape(-1) if isinstance(f, ChainFactor) else f.tables.reshape(-1) for f in _pair_factors(graph)]
+    flats = [
+        f.transition.reshape(-1) if isinstance(f, ChainFactor) else f.tables.reshape(-1) for f in _pair_factors(graph)
+    ]
     tables = torch.cat([t.to(unary.dtype) for t in flats]) if flats else unary.new_zeros(0)
     if plan.extra_size:
         merged = tables.new_zeros(plan.extra_size).index_add(0, plan.extra_to, tables.index_select(0, plan.extra_from))
@@ -122,9 +124,7 @@ def forest_view(graph: FactorGraph, facts: ForestFacts, temperature: float = 1.0
 
 
 def _pair_factors(graph: FactorGraph) -> list[ChainFactor | TableFactor]:
-    return [
-        f for f in graph.factors if isinstance(f, ChainFactor) or (isinstance(f, TableFactor) and f.arity == 2)
-    ]
+    return [f for f in graph.factors if isinstance(f, ChainFactor) or (isinstance(f, TableFactor) and f.arity == 2)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,9 @@ def _plan(graph: FactorGraph, facts: ForestFacts) -> _Plan:
 
 def _forest_unary(graph: FactorGraph, facts: ForestFacts) -> Tensor:
     """(sum of state counts,) the energies of single sites: tables of one site, chain ends, evidence."""
-    dtype = reduce(torch.promote_types, [v.dtype for f in graph.factors for v in f.values() if v is not None], torch.float32)
+    dtype = reduce(
+        torch.promote_types, [v.dtype for f in graph.factors for v in f.values() if v is not None], torch.float32
+    )
     out = torch.zeros(int(facts.starts[-1]), dtype=dtype)
     starts = torch.from_numpy(facts.starts)
     for factor in graph.factors:

@@ -16,11 +16,10 @@ from ebmstruct.errors import DataError
 from ebmstruct.extend.discovery import candidates, listing
 from ebmstruct.run import runner
 from ebmstruct.run.config import load_config
-from ebmstruct.run.evaluation import prediction_lines
 from ebmstruct.run.explaining import explain_run, explain_task
 from ebmstruct.run.predictor import load
 from ebmstruct.run.progress import display
-from ebmstruct.storage import plain, write_json_lines, write_text
+from ebmstruct.storage import plain, write_text
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -42,10 +41,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a finished run on more data."""
     with display(quiet=getattr(arguments, "quiet", False)) as shown:
         found = runner.evaluate_run(
-            arguments.run, arguments.data, split=arguments.split, device=arguments.device, on_progress=shown
+            arguments.run,
+            arguments.data,
+            split=arguments.split,
+            device=arguments.device,
+            predictions=Path(arguments.output) if arguments.output else None,
+            on_progress=shown,
         )
-    if arguments.output:
-        write_json_lines(Path(arguments.output), prediction_lines(found))
     _write_json(plain(found.metrics)) if arguments.json else _write(_scores(found.split, found.metrics))
 
 
@@ -54,7 +56,8 @@ def predict(arguments: argparse.Namespace) -> None:
     text = _input(arguments.input)
     predictor = load(arguments.run, device=arguments.device)
     predictions = predictor.predict_text(text, deadline_s=arguments.deadline)
-    lines = [_prediction_json(p) if arguments.json else _prediction_text(predictor.task, p) for p in predictions]
+    write = _prediction_json if arguments.json else _prediction_text
+    lines = [write(predictor.task, p) for p in predictions]
     if arguments.output:
         write_text(Path(arguments.output), "".join(line + "\n" for line in lines))
     else:
@@ -111,9 +114,10 @@ def _input(given: str) -> str:
         raise DataError(f"{name}:{line}: is not UTF-8 text (byte {raw[error.start]:#04x})") from error
 
 
-def _prediction_json(prediction: Any) -> str:
-    names = ("output", "energy", "lower_bound", "gap", "status")
-    return json.dumps(plain({name: getattr(prediction, name) for name in names}), ensure_ascii=False)
+def _prediction_json(task: Any, prediction: Any) -> str:
+    names = ("energy", "lower_bound", "gap", "status")
+    record = task.record(prediction.x, prediction.output) | {name: getattr(prediction, name) for name in names}
+    return json.dumps(plain(record), ensure_ascii=False)
 
 
 def _prediction_text(task: Any, prediction: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ebmstruct.errors import PluginError
-from ebmstruct.extend.task import Evaluation, Example
+from ebmstruct.extend.task import Evaluation, Example, Task
 from ebmstruct.run.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ def evaluate(
     prepared = predictor.model.prepare([example.x for example in examples])
     if examples:
         # once for nothing: kernels are compiled or loaded when they are first used, which is no part of predicting
-        predictor.infer(prepared.select([0]), detail=True)
+        predictor.infer([examples[0].x], prepared.select([0]), detail=True)
     for positions in _batches(predictor, len(examples)):
         clock = time.perf_counter(), time.process_time()
-        graph, found = predictor.infer(prepared.select(positions), _budget(predictor), detail=True)
+        graph, found = predictor.infer(
+            [examples[i].x for i in positions], prepared.select(positions), _budget(predictor), detail=True
+        )
         wall, cpu = wall + time.perf_counter() - clock[0], cpu + time.process_time() - clock[1]
         outputs += found.outputs
         energy += found.result.energy.tolist()
@@ -82,7 +84,9 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
             energy: list[float] = []
             target: list[float] = []
             for positions in _batches(predictor, len(examples)):
-                graph, found = predictor.infer(prepared.select(positions), _budget(predictor))
+                graph, found = predictor.infer(
+                    [examples[i].x for i in positions], prepared.select(positions), _budget(predictor)
+                )
                 outputs += found.outputs
                 energy += found.result.energy.tolist()
                 target += _target_energies(predictor, [examples[i] for i in positions], graph, prepared, positions)
@@ -97,15 +101,15 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
     return score
 
 
-def prediction_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """What is written of each example: output, correct output, energies, gap, status."""
+def prediction_lines(task: Task, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """What is written of each example: the task's record, the correct output, energies, gap, status."""
     e = evaluation
     rows = zip(e.examples, e.outputs, e.energy, e.target_energy, e.gap, e.status, strict=True)
     for i, (example, output, energy, target, gap, status) in enumerate(rows):
         yield {
             "index": i,
             "source": example.source,
-            "output": output,
+            **task.record(example.x, output),
             "correct": example.y,
             "energy": energy,
             "correct_energy": target,

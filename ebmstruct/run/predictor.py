@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -90,12 +90,17 @@ class Predictor:
         for detail in (False, True):
             list(self._predict(inputs[:1], self._open(None), detail))
 
-    def infer(self, inputs: Any, budget: Budget | None = None, detail: bool = False) -> tuple[Any, Inference]:
-        """The factor graph of prepared inputs, and the answers for it."""
+    def infer(
+        self, xs: Sequence[Any], inputs: Any, budget: Budget | None = None, detail: bool = False
+    ) -> tuple[Any, Inference]:
+        """The factor graph of inputs that are prepared, and the answers for it; what inputs themselves fix is kept."""
         import torch
 
         with torch.no_grad():
             graph = self.model(inputs)
+            fixed = self.task.evidence(xs, graph, self.schema)
+            if fixed is not None:
+                graph = graph.condition(fixed)
             found = self.task.infer(graph, self.schema, solver=self.solver, budget=budget, detail=detail)
         if len(found.outputs) != len(inputs):
             raise PluginError(
@@ -114,7 +119,7 @@ class Predictor:
 
         for start in range(0, len(xs), self.batch_size):
             part = xs[start : start + self.batch_size]
-            _, found = self.infer(self.model.prepare(part), budget, detail)
+            _, found = self.infer(part, self.model.prepare(part), budget, detail)
             result = found.result
             numbers = zip(result.energy.tolist(), result.lower_bound.tolist(), result.gap.tolist(), strict=True)
             for x, output, (energy, bound, gap), status in zip(

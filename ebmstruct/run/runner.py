@@ -206,7 +206,9 @@ def _finish(
     splits = [split for split in config.evaluation.splits if split in data.splits] or ["train"]
     for split in splits:
         evaluations.append(_evaluated(predictor, data.splits[split], split, tell))
-        storage.write_json_lines(folder.path / files.PREDICTIONS / f"{split}.jsonl", prediction_lines(evaluations[-1]))
+        storage.write_json_lines(
+            folder.path / files.PREDICTIONS / f"{split}.jsonl", prediction_lines(config.task, evaluations[-1])
+        )
     metrics = {
         "task": config.task_name,
         "metric": config.task.metric,
@@ -260,9 +262,13 @@ def evaluate_run(
     *,
     split: str = "test",
     device: str = "cpu",
+    predictions: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Evaluate a finished run on a file or folder, or, without one, on a split of its own data."""
+    """Evaluate a finished run on a file or folder, or, without one, on a split of its own data.
+
+    predictions: a file for them, one JSON line an example.
+    """
     from ebmstruct.run.predictor import load
 
     predictor = load(path, device=device)
@@ -270,7 +276,10 @@ def evaluate_run(
     examples = list(task.examples(split) if data is None else task.examples_from(Path(data), split))
     if not examples:
         raise DataError(f"{data or split}: holds no example")
-    return _evaluated(predictor, examples, split, on_progress or (lambda progress: None))
+    found = _evaluated(predictor, examples, split, on_progress or (lambda progress: None))
+    if predictions is not None:
+        storage.write_json_lines(predictions, prediction_lines(task, found))
+    return found
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -32,7 +32,13 @@ def sections(evaluation: Evaluation, model: EnergyModel, schema: TagSchema, task
 def _scores(evaluation: Evaluation, schema: TagSchema) -> Table:
     metrics, plain = evaluation.metrics, schema.scheme == "plain"
     rows = [
-        [name, *(f"{100 * row[k]:.1f}" for k in ("precision", "recall", "f1")), row["correct"], row["predicted"], row["gold"]]
+        [
+            name,
+            *(f"{100 * row[k]:.1f}" for k in ("precision", "recall", "f1")),
+            row["correct"],
+            row["predicted"],
+            row["gold"],
+        ]
         for name, row in sorted(metrics["tags" if plain else "types"].items(), key=lambda kv: -kv[1]["gold"])
     ]
     if not plain:
@@ -118,7 +124,9 @@ def marked(x: Sequence[str], tags: Sequence[str | None], plain: bool, other: Seq
     return ", ".join(f"{' '.join(x[a:b])} [{label}]" for a, b, label in spans) or "(no entity)"
 
 
-def reasons(model: EnergyModel, schema: TagSchema, x: Sequence[str], gold: Sequence[Any], guess: Sequence[Any]) -> Table:
+def reasons(
+    model: EnergyModel, schema: TagSchema, x: Sequence[str], gold: Sequence[Any], guess: Sequence[Any]
+) -> Table:
     """The terms of the energy in which the correct and the predicted tags differ most."""
     model.eval()
     with torch.no_grad():
@@ -128,7 +136,9 @@ def reasons(model: EnergyModel, schema: TagSchema, x: Sequence[str], gold: Seque
     rows = _differences(graph, x, right, found)
     rows += _features(model, schema, x, right[BLOCK], found[BLOCK])
     rows.sort(key=lambda row: -abs(row[2]))
-    return Table("", ["term", "at", "difference"], [[a, b, f"{d:+.2f}"] for a, b, d in rows[:REASONS] if abs(d) > 0.005])
+    return Table(
+        "", ["term", "at", "difference"], [[a, b, f"{d:+.2f}"] for a, b, d in rows[:REASONS] if abs(d) > 0.005]
+    )
 
 
 Row = tuple[str, str, float]

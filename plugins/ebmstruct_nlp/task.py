@@ -40,9 +40,9 @@ from ebmstruct_nlp.corpora import (
 )
 from ebmstruct_nlp.encoding import add_confidence, cost_matrix, decode_states, encode_tags
 from ebmstruct_nlp.features import FeatureTemplate
+from ebmstruct_nlp.inputs import Sentence
 from ebmstruct_nlp.metrics import calibration, span_confusion, span_scores, tag_confusion, tag_scores
 from ebmstruct_nlp.schemes import OUTSIDE, scheme_named
-from ebmstruct_nlp.inputs import Sentence
 from ebmstruct_nlp.sentences import ReadOptions
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
 from ebmstruct_nlp.tokenizing import Tokenizer, character_spans

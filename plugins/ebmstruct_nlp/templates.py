@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 _AFFIXES = tuple(f"{kind}{k}" for kind in ("prefix", "suffix") for k in range(1, 5))
 
 PLAIN_WORDS = (

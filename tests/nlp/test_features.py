@@ -6,11 +6,11 @@ import hashlib
 
 import numpy as np
 import pytest
+
+from ebmstruct.errors import ConfigError, DataError
 from ebmstruct_nlp.features import COLUMNS, FeatureTemplate, WordStatistics
 from ebmstruct_nlp.features_numba import COLUMNS as ORDER
 from ebmstruct_nlp.templates import CHARACTERS, PLAIN_CHARACTERS, PLAIN_WORDS, WORDS
-
-from ebmstruct.errors import ConfigError, DataError
 
 SENTENCES = [
     ["Mr.", "O'Neil-Smith", "visited", "NEW", "York", "in", "1999", ",", "@home", "#1"],

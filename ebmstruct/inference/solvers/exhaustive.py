@@ -98,9 +98,7 @@ class Exhaustive(IterativeMinimizer[Enumeration]):
         except GraphError:
             chunk, copies = 1, graph
         energies = torch.zeros(0, graph.num_instances, dtype=torch.float64)
-        state = Enumeration(
-            blocks, instance, options, count, stride, size, inner, copies, chunk, fixed, energies
-        )
+        state = Enumeration(blocks, instance, options, count, stride, size, inner, copies, chunk, fixed, energies)
         return self.step(graph, query, state)
 
     def step(self, graph: FactorGraph, query: Query, state: Enumeration) -> Enumeration:
