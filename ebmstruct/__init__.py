@@ -72,60 +72,57 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
-    from ebmstruct.energies import EnergyModel, SumOfEnergies
-    from ebmstruct.errors import (
-        ConfigError,
-        DataError,
-        EbmstructError,
-        GraphError,
-        InferenceFailed,
-        PluginError,
-        RunFolderError,
-        SolverRefusal,
-        TrainingDiverged,
-    )
-    from ebmstruct.extend import Example, Schema, Task, hookimpl
-    from ebmstruct.graph import (
-        Assignment,
-        BlockFactor,
-        ChainFactor,
-        Discrete,
-        Factor,
-        FactorGraph,
-        Real,
-        ResidualFactor,
-        TableFactor,
-        Variables,
-        union,
-    )
-    from ebmstruct.inference import (
-        Budget,
-        Exhaustive,
-        Marginals,
-        Query,
-        Result,
-        Samples,
-        Solver,
-        Status,
-        VariableElimination,
-        explain,
-        log_partition,
-        marginals,
-        minimize,
-        sample,
-    )
-    from ebmstruct.learning import (
-        Loss,
-        NegativeLogLikelihood,
-        Perceptron,
-        PseudoLikelihood,
-        SoftmaxMargin,
-        StructuredHinge,
-        TrainingOptions,
-        TrainingTrace,
-        fit,
-    )
-    from ebmstruct.run import Predictor, load
+    from ebmstruct.energies import EnergyModel as EnergyModel
+    from ebmstruct.energies import SumOfEnergies as SumOfEnergies
+    from ebmstruct.errors import ConfigError as ConfigError
+    from ebmstruct.errors import DataError as DataError
+    from ebmstruct.errors import EbmstructError as EbmstructError
+    from ebmstruct.errors import GraphError as GraphError
+    from ebmstruct.errors import InferenceFailed as InferenceFailed
+    from ebmstruct.errors import PluginError as PluginError
+    from ebmstruct.errors import RunFolderError as RunFolderError
+    from ebmstruct.errors import SolverRefusal as SolverRefusal
+    from ebmstruct.errors import TrainingDiverged as TrainingDiverged
+    from ebmstruct.extend import Example as Example
+    from ebmstruct.extend import Schema as Schema
+    from ebmstruct.extend import Task as Task
+    from ebmstruct.extend import hookimpl as hookimpl
+    from ebmstruct.graph import Assignment as Assignment
+    from ebmstruct.graph import BlockFactor as BlockFactor
+    from ebmstruct.graph import ChainFactor as ChainFactor
+    from ebmstruct.graph import Discrete as Discrete
+    from ebmstruct.graph import Factor as Factor
+    from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import Real as Real
+    from ebmstruct.graph import ResidualFactor as ResidualFactor
+    from ebmstruct.graph import TableFactor as TableFactor
+    from ebmstruct.graph import Variables as Variables
+    from ebmstruct.graph import union as union
+    from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import Query as Query
+    from ebmstruct.inference import Result as Result
+    from ebmstruct.inference import Samples as Samples
+    from ebmstruct.inference import Solver as Solver
+    from ebmstruct.inference import Status as Status
+    from ebmstruct.inference import VariableElimination as VariableElimination
+    from ebmstruct.inference import explain as explain
+    from ebmstruct.inference import log_partition as log_partition
+    from ebmstruct.inference import marginals as marginals
+    from ebmstruct.inference import minimize as minimize
+    from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
+    from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import StructuredHinge as StructuredHinge
+    from ebmstruct.learning import TrainingOptions as TrainingOptions
+    from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import fit as fit
+    from ebmstruct.run import Predictor as Predictor
+    from ebmstruct.run import load as load
 
 
 def __getattr__(name: str) -> Any:

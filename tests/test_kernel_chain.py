@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import chain, chain_torch
+from ebmstruct.inference.kernels import chain, chain_torch, parallel
 
 INF = math.inf
 LENGTHS = (0, 5, 1, 4, 0, 2, 3)
@@ -423,3 +426,60 @@ def test_faulty_arguments_are_named():
         chain.sample(*batch, num_samples=2, uniforms=torch.zeros(1, 15, dtype=torch.float64))
     with pytest.raises(GraphError, match="at least 1"):
         chain.k_best(*batch, k=0)
+
+
+@pytest.mark.parametrize("per_edge", [False, True])
+def test_threads_change_nothing(per_edge, monkeypatch):
+    """A large batch gives the same bits, gradients of shared tables included, by one thread and by two."""
+    monkeypatch.setattr(parallel, "LARGE", 0)
+    answers = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            batch = make(17, (5, 0, 30, 2, 9, 1, 1, 40, 3, 12), 5, per_edge=per_edge, dtype=torch.float32)
+            best = chain.viterbi(*batch)
+            learned = batch.learned()
+            log_z = chain.log_partition(*batch)
+            answers.append([*best, log_z, *torch.autograd.grad(log_z.sum(), learned)])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+    monkeypatch.setattr(parallel, "LARGE", 10**12)
+    log_z = chain.log_partition(*batch)
+    assert torch.equal(log_z, answers[0][5])
+    for whole, parted in zip(torch.autograd.grad(log_z.sum(), learned), answers[0][6:], strict=True):
+        torch.testing.assert_close(whole, parted)
+
+
+def test_many_callers_at_once():
+    """The loops hold no state: eight threads asking at the same time get what one gets."""
+    batch = make(18, (40, 3, 100), 9, dtype=torch.float32)
+    wanted = chain.marginals(*batch).unary
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: chain.marginals(*batch).unary, range(64)))
+    assert all(torch.equal(unary, wanted) for unary in found)
+
+
+def test_numba_waits_for_the_first_use_of_a_kernel():
+    """Importing the kernels' modules must not pay for numba."""
+    modules = "ebmstruct.inference.kernels.chain, ebmstruct.inference.kernels.forest"
+    code = f"import sys, {modules}; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):
+    """numba raises at decoration when it finds no folder for its cache; the loop is then compiled in memory."""
+    numba = pytest.importorskip("numba")
+    from ebmstruct.inference.kernels.compiler import kernel
+
+    real = numba.njit
+
+    def njit(*arguments, **options):
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernel(lambda x: x + 1)(2) == 3

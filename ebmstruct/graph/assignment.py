@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from ebmstruct.errors import GraphError
 
 
 @dataclass(frozen=True, eq=False)
-class Assignment(Mapping[str, Tensor]):
+class Assignment:
     """Block name to values: (n,) long for a discrete block, (n, d) for a real one.
 
     known: block name to a (n,) bool tensor; a block that is not in it is known at every site. Values at unknown
@@ -38,6 +38,17 @@ class Assignment(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.values)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def get(self, name: str) -> Tensor | None:
+        """The values of a block, or None where there are none."""
+        return self.values.get(name)
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Block names with their values."""
+        return self.values.items()
+
     def complete(self, names: tuple[str, ...]) -> bool:
         """Whether every site of these blocks has a known value and nothing else is restricted."""
         return all(n in self.values and (n not in self.known or bool(self.known[n].all())) for n in names) and not (
@@ -48,3 +59,7 @@ class Assignment(Mapping[str, Tensor]):
         parts = [f"{k}: {tuple(v.shape)}" + (" partly known" if k in self.known else "") for k, v in self.items()]
         parts += [f"{k}: allowed states" for k in self.allowed]
         return f"Assignment({', '.join(parts)})"
+
+
+Values = Mapping[str, Tensor] | Assignment
+"""Values of blocks, as a plain mapping or as an assignment."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph.assignment import Assignment
+from ebmstruct.graph.assignment import Assignment, Values
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factors import Factor
 from ebmstruct.graph.topology import Topology
@@ -54,7 +54,7 @@ class FactorGraph:
         """The blocks in a factor's scope."""
         return self.topology.scope(factor)
 
-    def energy(self, y: Mapping[str, Tensor]) -> Tensor:
+    def energy(self, y: Values) -> Tensor:
         """(B,) float64: the energy of each instance under ``y``, differentiable in the factors' values.
 
         Every block needs values, except those that the evidence clamps whole. Clamped sites count with their
@@ -71,12 +71,12 @@ class FactorGraph:
             return torch.zeros(self.num_instances, dtype=torch.float64)
         return out.double()
 
-    def factor_energies(self, y: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def factor_energies(self, y: Values) -> dict[str, Tensor]:
         """Label to the energies of each factor's rows under ``y``: (m,), or (B,) for factors without rows."""
         values = self.complete(y)
         return {f.label: f.energies([values[n] for n in f.scope], self.scope(f)) for f in self.factors}
 
-    def conditionals(self, block: str, y: Mapping[str, Tensor]) -> Tensor:
+    def conditionals(self, block: str, y: Values) -> Tensor:
         """(n, K): the energy of each state of each site of a discrete block, all other sites as in ``y``.
 
         Each row is right up to a constant; states that a site does not have, or that the evidence excludes, are
@@ -96,7 +96,7 @@ class FactorGraph:
             out = out.masked_fill(torch.arange(out.shape[1], device=device) >= owner.state_counts[:, None], torch.inf)
         return out
 
-    def complete(self, y: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, y: Values) -> dict[str, Tensor]:
         """The values of every block: ``y``, with clamped sites at their clamped values."""
         out: dict[str, Tensor] = {}
         fixed = self.evidence

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Factor(ABC):
                 out = out.index_put((at, torch.full_like(at, state)), energy[here])
         return out
 
-    def check(self, variables: Sequence[Variables]) -> None:
+    def check(self, variables: Sequence[Variables]) -> None:  # noqa: B027 - nothing to check by default
         """Raise GraphError where shapes or indices do not fit the blocks."""
 
     def values(self) -> tuple[Tensor | None, ...]:
@@ -78,7 +78,8 @@ class Factor(ABC):
 
     def with_values(self, *values: Tensor | None) -> Self:
         """The same structure with other values of the same shapes."""
-        return dataclasses.replace(self, **dict(zip(self.value_fields, values, strict=True)))
+        changed: dict[str, Any] = dict(zip(self.value_fields, values, strict=True))
+        return dataclasses.replace(self, **changed)
 
     def scaled(self, weight: float | Tensor) -> Factor:
         """The factor with every energy multiplied by ``weight``; an infinite entry stays infinite."""

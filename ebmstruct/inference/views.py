@@ -42,10 +42,7 @@ def chain_view(graph: FactorGraph, facts: ChainFacts, temperature: float = 1.0) 
     starts = [f.start for f in chains if isinstance(f, ChainFactor) and f.start is not None]
     ends = [f.end for f in chains if isinstance(f, ChainFactor) and f.end is not None]
     transition = reduce(torch.add, transitions)
-    if parts:
-        emission = reduce(torch.add, parts)
-    else:
-        emission = transition.new_zeros(block.num_sites, facts.num_states)
+    emission = reduce(torch.add, parts) if parts else transition.new_zeros(block.num_sites, facts.num_states)
     allowed = graph.allowed(facts.block)
     if allowed is not None:
         emission = emission.masked_fill(~allowed, torch.inf)
@@ -93,6 +90,24 @@ class ForestView:
     instance: Tensor
     num_instances: int
     edge_of: np.ndarray
+
+    @property
+    def arguments(
+        self,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+        """In the order in which the kernels take them."""
+        return (
+            self.unary,
+            self.tables,
+            self.num_states,
+            self.starts,
+            self.parent,
+            self.order,
+            self.table_start,
+            self.transposed,
+            self.instance,
+            self.num_instances,
+        )
 
 
 def forest_view(graph: FactorGraph, facts: ForestFacts, temperature: float = 1.0) -> ForestView:

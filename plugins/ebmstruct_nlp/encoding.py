@@ -31,7 +31,7 @@ def encode_tags(ys: Sequence[Sequence[Tag]], schema: TagSchema) -> Assignment:
     """
     if schema.scheme not in ("bio", "plain"):
         ys = [_respelt(y, scheme_named(schema.scheme)) for y in ys]
-    index = {**index_of(schema.tags), None: -1}
+    index: dict[Tag, int] = {None: -1} | {tag: state for state, tag in enumerate(schema.tags)}
     try:
         rows = np.fromiter(map(index.__getitem__, chain.from_iterable(ys)), np.int64)
     except KeyError:

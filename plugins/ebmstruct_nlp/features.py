@@ -40,9 +40,14 @@ COLUMNS: Mapping[str, str] = {
     "type": "kind of the first character: letter case, digit, ideograph, other",
     "frequency": "how often the training text holds the word, in six classes; needs WordStatistics",
     "truecase": "how often the training text writes the word with a capital; needs WordStatistics",
+    "run_place": "how far the token is from both ends of its run of capitalised words, at most 3",
+    "run_length": "how long that run is, at most 6",
 }
 """What a slot may look at, by name."""
 COUNTED = ("frequency", "truecase")
+PLACES: Mapping[str, int] = {"first": 100, "last": 101, "before": 102, "after": 103}
+"""Places of the run of capitalised words that holds the token: its ends, and the tokens on either side of it."""
+RUN_TERMS: Mapping[str, int] = {"run_place": 104, "run_length": 105}
 _EDGE_COLUMNS = ("word", "form", "case", *COUNTED)
 
 
@@ -106,10 +111,11 @@ class WordStatistics:
 
 @dataclass(frozen=True)
 class _Words:
-    """The distinct words of a text: columns (V + 2, C), kinds (V,), and which of them each token is."""
+    """The distinct words of a text: columns (V + 2, C), kinds and capitals (V,), and which of them each token is."""
 
     columns: NDArray[np.uint64]
     kinds: NDArray[np.uint8]
+    capitals: NDArray[np.bool_]
     tokens: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
@@ -119,7 +125,8 @@ class FeatureTemplate:
     """Which features a token has: one column of hashed ids per slot.
 
     slots: each names a column of `COLUMNS`, of the token itself (``suffix3``) or of one at a distance
-    (``word[-1]``), or joins up to three with ``&`` (``word[-1]&case``). A slot is nothing where a term is absent;
+    (``word[-1]``) or at a place of the token's run of capitalised words (``word[last]``, see `PLACES`), or joins
+    up to three with ``&`` (``word[-1]&case``). A slot is nothing where a term is absent or there is no run;
     beyond the ends of the sentence the columns word, form and case (and the counted ones) hold a mark of the edge.
     buckets_log2: ids are hashes cut to this many bits. The salt of a slot is a hash of its text, so that slots
     may be added or moved without changing the ids of the others.
@@ -188,7 +195,8 @@ class FeatureTemplate:
         ids = np.empty((len(words.tokens), len(self.slots)), dtype=np.int32)
         shifts, terms, lengths, salts = self._plan
         cut = 64 - self.buckets_log2
-        loops.mix_slots(words.tokens, words.offsets, words.columns, shifts, terms, lengths, salts, cut, ids)
+        text = (words.tokens, words.offsets, words.columns, words.capitals)
+        loops.mix_slots(*text, shifts, terms, lengths, salts, cut, ids)
         return FeatureRows(ids, words.offsets)
 
     @cached_property
@@ -200,34 +208,46 @@ class FeatureTemplate:
         terms = np.zeros_like(shifts)
         for f, slot in enumerate(self._terms):
             for q, (name, shift) in enumerate(slot):
-                shifts[f, q], terms[f, q] = shift, ORDER.index(name)
+                shifts[f, q], terms[f, q] = shift, 0 if name in RUN_TERMS else ORDER.index(name)
         salts = [hashlib.blake2b(_spell(slot).encode(), digest_size=8).digest() for slot in self._terms]
         lengths = np.array([len(slot) for slot in self._terms], dtype=np.int64)
         return shifts, terms, lengths, np.array([int.from_bytes(s, "little") | 1 for s in salts], dtype=np.uint64)
 
 
 def _parse(slot: str, faults: list[str]) -> tuple[tuple[str, int], ...]:
-    """The (column, distance) pairs of a slot; what is wrong with it goes to faults."""
+    """The (column, distance or place) pairs of a slot; what is wrong with it goes to faults."""
     terms: list[tuple[str, int]] = []
     for part in str(slot).split("&"):
         name, bracket, rest = part.strip().partition("[")
-        distance = rest.removesuffix("]").strip()
-        number = distance.removeprefix("-").removeprefix("+")
-        far = not (rest.endswith("]") and number.isdecimal() and int(number) <= MAX_SHIFT)
+        place = _place(rest.removesuffix("]").strip()) if bracket and rest.endswith("]") else None
         if name not in COLUMNS:
             faults.append(f"template: the slot {slot!r} names {name!r}; legal are {', '.join(COLUMNS)}")
-        elif bracket and far:
-            faults.append(f"template: the slot {slot!r} has no distance [-{MAX_SHIFT}] to [{MAX_SHIFT}] in {part!r}")
+        elif bracket and name in RUN_TERMS:
+            faults.append(f"template: the slot {slot!r} asks for {part.strip()!r}; {name} is of the token itself")
+        elif bracket and place is None:
+            legal = f"[-{MAX_SHIFT}] to [{MAX_SHIFT}], or [{'], ['.join(PLACES)}]"
+            faults.append(f"template: the slot {slot!r} has no place in {part.strip()!r}; legal are {legal}")
         else:
-            terms.append((name, int(distance) if bracket else 0))
+            terms.append((name, RUN_TERMS.get(name, place or 0)))
     if len(terms) > MAX_TERMS:
         faults.append(f"template: the slot {slot!r} joins {len(terms)} terms; at most {MAX_TERMS} are legal")
     return tuple(terms)
 
 
+def _place(text: str) -> int | None:
+    """The number of a distance or of a named place; None for anything else."""
+    digits = text.removeprefix("-") if text.startswith("-") else text.removeprefix("+")
+    if digits.isdecimal() and int(digits) <= MAX_SHIFT:
+        return int(text)
+    return PLACES.get(text)
+
+
 def _spell(slot: tuple[tuple[str, int], ...]) -> str:
     """A slot in its one normal spelling."""
-    return "&".join(f"{name}[{shift}]" if shift else name for name, shift in slot)
+    names = {number: name for name, number in PLACES.items()}
+    return "&".join(
+        name if not shift or name in RUN_TERMS else f"{name}[{names.get(shift, shift)}]" for name, shift in slot
+    )
 
 
 def _distinct(sentences: Sequence[Sequence[str]]) -> _Words:
@@ -249,9 +269,10 @@ def _distinct(sentences: Sequence[Sequence[str]]) -> _Words:
     for name in _EDGE_COLUMNS:
         columns[-2, loops.COLUMNS.index(name)] = 2
         columns[-1, loops.COLUMNS.index(name)] = 3
-    kinds = np.empty(len(place), dtype=np.uint8)
-    loops.word_columns(points, starts, low_points, low_starts, _classes(letters + low_letters), columns, kinds)
-    return _Words(columns, kinds, tokens, offsets)
+    kinds, capitals = np.empty(len(place), dtype=np.uint8), np.empty(len(place), dtype=np.bool_)
+    classes = _classes(letters + low_letters)
+    loops.word_columns(points, starts, low_points, low_starts, classes, columns, kinds, capitals)
+    return _Words(columns, kinds, capitals, tokens, offsets)
 
 
 def _code_points(words: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], str]:

@@ -34,6 +34,8 @@ COLUMNS = (
 ) = range(19)  # fmt: skip
 PREFIX = 19
 SUFFIX = PREFIX + AFFIXES
+# Places that a term may name instead of a distance: around the run of capitalised words that holds the token.
+RUN_FIRST, RUN_LAST, RUN_BEFORE, RUN_AFTER, RUN_PLACE, RUN_LENGTH = range(100, 106)
 # How a form is written, for the counts of the training text.
 KIND_LOWER, KIND_TITLE, KIND_UPPER, KIND_OTHER = 0, 1, 2, 3
 
@@ -125,8 +127,8 @@ def _case_class(n, upper, lower, digits, title, first):
 
 
 @compiled
-def word_columns(points, offsets, low_points, low_offsets, classes, columns, kinds):
-    """Fill columns (V, C) uint64 and kinds (V,) uint8 for V words given as flat code points."""
+def word_columns(points, offsets, low_points, low_offsets, classes, columns, kinds, capitals):
+    """Fill columns (V, C) uint64, kinds (V,) uint8 and capitals (V,) bool for V words given as flat code points."""
     for v in range(offsets.size - 1):
         row = columns[v]
         word = points[offsets[v] : offsets[v + 1]]
@@ -153,6 +155,7 @@ def word_columns(points, offsets, low_points, low_offsets, classes, columns, kin
         for k in range(TITLE, HASH + 1):
             flags = U(2) * flags + row[k]
         row[FLAGS] = mix(flags)
+        capitals[v] = first & UPPER != 0
         if lower and not upper:
             kinds[v] = KIND_LOWER
         elif upper and not lower and n > 1:
@@ -162,7 +165,28 @@ def word_columns(points, offsets, low_points, low_offsets, classes, columns, kin
 
 
 @compiled
-def mix_slots(words, offsets, columns, shifts, terms, lengths, salts, drop_bits, ids):
+def _in_run(code, i, begin, end):
+    """The position that a place around the run [begin, end) of token i stands for."""
+    if code == RUN_FIRST:
+        return begin
+    if code == RUN_LAST:
+        return end - 1
+    return begin - 1 if code == RUN_BEFORE else end
+
+
+@compiled
+def _term(code, i, low, high, begin, end, words, columns, term, before, after):
+    """The value of one term of a slot for token i of the sentence [low, high); 0 where it is absent."""
+    if code == RUN_PLACE:
+        return U(1 + 4 * min(i - begin, 3) + min(end - 1 - i, 3))
+    if code == RUN_LENGTH:
+        return U(1 + min(end - begin, 6))
+    j = i + code if code < RUN_FIRST else _in_run(code, i, begin, end)
+    return columns[before if j < low else after if j >= high else words[j], term]
+
+
+@compiled
+def mix_slots(words, offsets, columns, capitals, shifts, terms, lengths, salts, drop_bits, ids):
     """Fill ids (n, F) int32: slot f of a token hashes the columns it names around that token; 0 is "nothing".
 
     words: (n,) row of `columns` of each token; the last two rows of `columns` are the edges before and after.
@@ -171,13 +195,21 @@ def mix_slots(words, offsets, columns, shifts, terms, lengths, salts, drop_bits,
     before, after = columns.shape[0] - 2, columns.shape[0] - 1
     for b in range(offsets.size - 1):
         low, high = offsets[b], offsets[b + 1]
+        begin, end = low, low
         for i in range(low, high):
+            if i >= end:
+                begin, end = i, i
+                while end < high and capitals[words[end]]:
+                    end += 1
+            inside = end > i
             for f in range(lengths.size):
                 h = salts[f]
                 for q in range(lengths[f]):
-                    j = i + shifts[f, q]
-                    v = before if j < low else after if j >= high else words[j]
-                    x = columns[v, terms[f, q]]
+                    code = shifts[f, q]
+                    if code < RUN_FIRST or inside:
+                        x = _term(code, i, low, high, begin, end, words, columns, terms[f, q], before, after)
+                    else:
+                        x = U(0)
                     if x == 0:
                         h = U(0)
                         break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -144,7 +144,7 @@ def reasons(
 Row = tuple[str, str, float]
 
 
-def _differences(graph: FactorGraph, x: Sequence[str], right: Assignment, found: Mapping[str, Tensor]) -> list[Row]:
+def _differences(graph: FactorGraph, x: Sequence[str], right: Assignment, found: Assignment) -> list[Row]:
     """One row for each factor row (a token), or for a whole chain, where the energies differ."""
     a, b = graph.factor_energies(right), graph.factor_energies(found)
     out: list[Row] = []

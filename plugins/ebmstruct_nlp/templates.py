@@ -26,6 +26,7 @@ WORDS = (
     *("case[-1]&case", "case&case[1]", "case[-1]&case&case[1]", "case[-2]&case[-1]&case", "case&case[1]&case[2]"),
     *("word[-1]&case", "case&word[1]", "word[-1]&case&word[1]", "case[-1]&word", "word&case[1]"),
     *("frequency", "frequency&case", "truecase", "truecase&case"),
+    *("word[first]", "word[last]", "word[before]", "word[after]", "run_place", "run_length"),
 )
 """A rich template for texts with upper and lower case, with the statistics of the training text."""
 

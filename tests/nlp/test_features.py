@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ebmstruct.errors import ConfigError, DataError
-from ebmstruct_nlp.features import COLUMNS, FeatureTemplate, WordStatistics
+from ebmstruct_nlp.features import COLUMNS, PLACES, RUN_TERMS, FeatureTemplate, WordStatistics
 from ebmstruct_nlp.features_numba import COLUMNS as ORDER
+from ebmstruct_nlp.features_numba import RUN_AFTER, RUN_BEFORE, RUN_FIRST, RUN_LAST, RUN_LENGTH, RUN_PLACE
 from ebmstruct_nlp.templates import CHARACTERS, PLAIN_CHARACTERS, PLAIN_WORDS, WORDS
 
 SENTENCES = [
@@ -167,8 +168,30 @@ def test_statistics_leave_the_own_occurrence_out() -> None:
 
 
 def test_columns_and_loops_agree_on_names() -> None:
-    """Every documented column is computed, and every computed one is documented."""
-    assert set(COLUMNS) == set(ORDER)
+    """Every documented column is computed, of the word or of its run, and every computed one is documented."""
+    assert set(COLUMNS) == set(ORDER) | set(RUN_TERMS)
+    assert list({**PLACES, **RUN_TERMS}.values()) == [RUN_FIRST, RUN_LAST, RUN_BEFORE, RUN_AFTER, RUN_PLACE, RUN_LENGTH]
+
+
+def test_places_of_a_run() -> None:
+    """In "of New York University in", each capitalised word sees New, University, of and in; the others see nothing."""
+    words = ["of", "New", "York", "University", "in", "Rome"]
+    slots = ("word[first]", "word[last]", "word[before]", "word[after]&word")
+    ids = FeatureTemplate(slots, buckets_log2=24).features([words]).ids
+    value = {w: column(w, "word") for w in words}
+    for i, (first, last, before, after) in {
+        1: ("New", "University", "of", "in"),
+        2: ("New", "University", "of", "in"),
+        3: ("New", "University", "of", "in"),
+        5: ("Rome", "Rome", "in", None),
+    }.items():
+        seen = [value[first], value[last], value[before]]
+        expected = [slot_id(s, [v], 24) for s, v in zip(slots, seen, strict=False)]
+        assert ids[i].tolist() == [*expected, slot_id(slots[3], [value[after] if after else 3, value[words[i]]], 24)]
+    assert not ids[[0, 4]].any()
+    places = FeatureTemplate(("run_place", "run_length"), buckets_log2=24).features([words]).ids
+    assert len(set(places[1:4, 0].tolist())) == 3 and len(set(places[1:4, 1].tolist())) == 1
+    assert places[5, 1] not in (0, places[1, 1]) and not places[[0, 4]].any()
 
 
 def test_no_sentences_and_no_tokens() -> None:
@@ -183,9 +206,10 @@ def test_no_sentences_and_no_tokens() -> None:
     ("slots", "bits", "words"),
     [
         (("wrod",), 20, "names 'wrod'; legal are one, word"),
-        (("word[x]",), 20, "no distance"),
-        (("word[99]",), 20, "no distance"),
-        (("word[1",), 20, "no distance"),
+        (("word[x]",), 20, "legal are [-15] to [15], or [first]"),
+        (("word[99]",), 20, "legal are [-15] to [15], or [first]"),
+        (("word[1",), 20, "legal are [-15] to [15], or [first]"),
+        (("run_place[1]",), 20, "is of the token itself"),
         (("word&form&shape&case",), 20, "joins 4 terms"),
         (("word", "word[0]"), 20, "given twice"),
         ((), 20, "give a list of slots"),

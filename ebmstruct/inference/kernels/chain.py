@@ -1,7 +1,6 @@
 """Exact inference on linear chains: log partition, energies, marginals, least energies, k best, samples.
 
-The interface of this file is stable. All functions speak energies: low is good, and p is proportional to
-exp(-energy). A batch is flat and ragged:
+All functions speak energies: low is good, and p is proportional to exp(-energy). A batch is flat and ragged:
 
     emission    (n, K)      energy of each state of each site, float32 or float64
     transition  (K, K)      rows are the earlier site, columns the later; one table for all edges, or
@@ -27,13 +26,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import chain_ops
+from ebmstruct.inference.kernels import chain_autograd, chain_ops, parallel
 
-_ops = torch.ops.ebmstruct
-_PLAIN = (Tensor, torch.nn.Parameter)
 SLICE = 400_000  # additions between two looks at the clock: well below a millisecond
 
 
@@ -75,9 +71,9 @@ def log_partition(
     chain = _checked(emission, transition, start, end, offsets)
     if not _compiled(emission):
         return _twin().log_partition(*chain)
-    if _recorded(chain):
-        return _LogPartition.apply(*chain)
-    return _operator("forward", emission)(*chain, False)[0]
+    if chain_autograd.recorded(chain):
+        return chain_autograd.LogPartition.apply(*chain)
+    return chain_autograd.operator("forward", emission)(*chain, False)[0]
 
 
 def energy(
@@ -92,9 +88,9 @@ def energy(
         )
     if not _compiled(emission):
         return _twin().energy(states, *chain)
-    if _recorded(chain):
-        return _Energy.apply(states.contiguous(), *chain)
-    return _operator("energy", emission)(states.contiguous(), *chain)
+    if chain_autograd.recorded(chain):
+        return chain_autograd.Energy.apply(states.contiguous(), *chain)
+    return chain_autograd.operator("energy", emission)(states.contiguous(), *chain)
 
 
 def marginals(
@@ -113,9 +109,9 @@ def marginals(
     if not _compiled(emission):
         return ChainMarginals(*_twin().marginals(*chain, pairwise=pairwise))
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept = _operator("forward", chain[0])(*chain, True)
+    log_z, kept = chain_autograd.operator("forward", chain[0])(*chain, True)
     weight = torch.ones_like(log_z)
-    unary, joint, _, _ = _operator("backward", emission)(*chain, kept, weight, 1.0, 2 if pairwise else 0)
+    unary, joint, _, _ = chain_autograd.operator("backward", emission)(*chain, kept, weight, 1.0, 2 if pairwise else 0)
     return ChainMarginals(unary, joint if pairwise else None, log_z)
 
 
@@ -185,7 +181,7 @@ def sample(
     if not _compiled(emission):
         return _twin().sample(*chain, num_samples=num_samples, uniforms=uniforms)
     chain = tuple(None if x is None else x.detach() for x in chain)
-    log_z, kept = _operator("forward", chain[0])(*chain, True)
+    log_z, kept = chain_autograd.operator("forward", chain[0])(*chain, True)
     states = torch.zeros((num_samples, sites), dtype=torch.long)
     chain_ops.loops().sample(
         *chain_ops.arrays(*chain), width, chain_ops.padded_width(width), transition.dim() == 3,
@@ -211,98 +207,7 @@ def warm() -> None:
         sample(*chain, num_samples=1, uniforms=torch.zeros(1, 3, dtype=torch.float64))
 
 
-class _LogPartition(Function):
-    @staticmethod
-    def forward(ctx: Any, *chain: Any) -> Tensor:
-        log_z, kept = _operator("forward", chain[0])(*chain, True)
-        ctx.save_for_backward(*chain, kept)
-        return log_z
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        pairs = 0 if not ctx.needs_input_grad[1] else 1 if saved[1].dim() == 2 else 2
-        parts = _below_autograd(_operator("backward", saved[0]), *saved, grad.contiguous(), -1.0, pairs)
-        return _wanted(ctx.needs_input_grad, (grad, *saved[:4]), *parts)
-
-
-class _Energy(Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, *chain: Any) -> Tensor:
-        ctx.save_for_backward(states, *chain)
-        return _operator("energy", chain[0])(states, *chain)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, emission, transition, _, _, offsets = ctx.saved_tensors
-        parts = _below_autograd(
-            _operator("energy_backward", emission), states, emission, transition, offsets, grad.contiguous()
-        )
-        return (None, *_wanted(ctx.needs_input_grad[1:], (grad,), *parts))
-
-
-class _Once(Function):
-    """Passes a gradient on, and refuses to be differentiated with respect to what it came from."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *sources: Tensor | None) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        raise GraphError(
-            "a second derivative of a compiled chain kernel was asked for: its gradient cannot be differentiated; "
-            "use ebmstruct.inference.kernels.chain_torch, the same functions in plain torch, which can"
-        )
-
-
-def _recorded(chain: tuple[Tensor | None, ...]) -> bool:
-    """Whether a gradient may be asked for."""
-    if not torch.is_grad_enabled():
-        return False
-    emission, transition, start, end, _ = chain
-    return (
-        emission.requires_grad  # type: ignore[union-attr]
-        or transition.requires_grad  # type: ignore[union-attr]
-        or (start is not None and start.requires_grad)
-        or (end is not None and end.requires_grad)
-    )
-
-
-def _operator(name: str, tensor: Tensor) -> Any:
-    """The registered operator where something traces through it, else its function, which spares the dispatcher.
-
-    On a sentence of a few words the way through the dispatcher and back takes longer than the loops.
-    """
-    if torch.compiler.is_compiling() or type(tensor) not in _PLAIN:
-        return getattr(_ops, "chain_" + name).default
-    return getattr(chain_ops, name)
-
-
-def _below_autograd(operator: Any, *arguments: Any) -> tuple[Tensor, ...]:
-    """The operator's result, without a record: with create_graph, a backward pass runs with gradients on."""
-    if not torch.is_grad_enabled():
-        return operator(*arguments)
-    with torch.no_grad():
-        return operator(*arguments)
-
-
-def _wanted(
-    needed: tuple[bool, ...],
-    sources: tuple[Tensor | None, ...],
-    unary: Tensor,
-    table: Tensor,
-    first: Tensor,
-    last: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """The gradients of emission, transition, start and end that are needed, then None for offsets."""
-    parts = [x if need else None for x, need in zip((unary, table, first, last), needed, strict=False)]
-    if torch.is_grad_enabled():
-        parts = [None if part is None else _Once.apply(part, *sources) for part in parts]
-    return (*parts, None)
-
-
-def _viterbi(chain: tuple[Tensor | None, ...], deadline: float | None) -> tuple[Tensor, ...]:
+def _viterbi(chain: tuple[Any, ...], deadline: float | None) -> tuple[Tensor, ...]:
     e, tr, s, t, o = chain_ops.arrays(*chain)
     sites, width = chain[0].shape
     instances = o.size - 1
@@ -313,16 +218,26 @@ def _viterbi(chain: tuple[Tensor | None, ...], deadline: float | None) -> tuple[
     finished = torch.empty(instances, dtype=torch.bool)
     record = chain_ops.flat(messages)
     loops = chain_ops.loops()
+    least, bounds = values.numpy()
+
+    def finish(reached: int, first: int, stop: int) -> None:
+        answers = states.numpy(), least, bounds, finished.numpy()
+        loops.finish_least(e, tr, s, t, o, width, stride, record, reached, *answers, first, stop)
+
+    def whole(part: int, first: int, stop: int) -> None:
+        loops.least_ahead(e, tr, s, o, width, stride, record, first, o[first], o[stop])
+        finish(sites, first, stop)
+
+    if deadline is None:
+        parallel.run(whole, parallel.parts(o, width * width))
+        return states, values[0], values[1], finished, messages
     reached = instance = 0
-    slice_sites = sites if deadline is None else max(1, SLICE // (width * max(width, 16)))
-    while reached < sites and (deadline is None or time.monotonic() < deadline):
+    slice_sites = max(1, SLICE // (width * max(width, 16)))
+    while reached < sites and time.monotonic() < deadline:
         stop = min(sites, reached + slice_sites)
         instance = loops.least_ahead(e, tr, s, o, width, stride, record, instance, reached, stop)
         reached = stop
-    least, bounds = values.numpy()
-    loops.finish_least(
-        e, tr, s, t, o, width, stride, record, reached, states.numpy(), least, bounds, finished.numpy()
-    )  # fmt: skip
+    finish(reached, 0, instances)
     return states, values[0], values[1], finished, messages
 
 

@@ -4,6 +4,8 @@ Arrays are flat and contiguous, as in chain_numba. ``stride`` is K * K where eac
 edge into flat site t starts at t * stride of ``transition``, and 0 where one table is shared.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 from ebmstruct.inference.kernels.compiler import kernel

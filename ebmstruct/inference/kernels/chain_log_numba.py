@@ -5,15 +5,17 @@ nearly forbidden ones, instances without any configuration. ``ahead`` holds per 
 weights of all beginnings up to and including that state, ``behind`` of all endings after it.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
 
 from ebmstruct.inference.kernels.compiler import kernel
+from ebmstruct.inference.kernels.simd_exp_numba import exp
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
-    exp,
     greatest,
     load,
     load_some,

@@ -6,6 +6,8 @@ are padded to whole vectors of 16. Every function takes a range of instances, so
 what it writes for an instance does not depend on the others.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,12 +15,11 @@ import numpy as np
 from ebmstruct.inference.kernels.chain_log_numba import log_partition_of, log_posterior
 from ebmstruct.inference.kernels.chain_scaled_numba import advance, room, sweep, weigh_row, weigh_table
 from ebmstruct.inference.kernels.compiler import inlined, kernel, plain
+from ebmstruct.inference.kernels.simd_exp_numba import inverse_power, larger
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
     fma,
-    inverse_power,
-    larger,
     load,
     multiply,
     splat,
@@ -250,9 +251,9 @@ def write_pairs(x, onward, tables, stride, at, count, width, padded, pair_out):
 @kernel
 def backward(
     emission, transition, start, end, offsets, width, padded, per_edge, pairs,
-    kept, weight, sign, unary_out, pair_out, first_out, last_out,
+    kept, weight, sign, unary_out, pair_out, first_out, last_out, first, stop,
 ):  # fmt: skip
-    """sign * weight[b] times the marginals of instance b, from what ``forward`` kept.
+    """sign * weight[b] times the marginals of instances first to stop, from what ``forward`` kept.
 
     unary_out (n * K) gets those of the sites, first_out and last_out (K) their sums over first and last sites. pairs
     0: no more; 1: pair_out (K * K) gets the sum of those of the edges; 2: pair_out (n * K * K) gets each, zeros at
@@ -270,7 +271,7 @@ def backward(
     outer = room(padded * padded if pairs == 1 else 0, ends)
     outer[:] = 0
     sums = np.zeros(square if pairs == 1 else 0)
-    for b in range(offsets.size - 1):
+    for b in range(first, stop):
         begin = offsets[b]
         length = offsets[b + 1] - begin
         if length == 0:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.inference.kernels import parallel
 
 library = torch.library.Library("ebmstruct", "DEF")
 LANES = 16
@@ -100,9 +101,14 @@ def forward(
     size = kept_size(emission, transition, offsets) if keep else 0
     kept = torch.empty(size, dtype=emission.dtype)
     log_partition = torch.empty(o.size - 1, dtype=torch.float64)
-    loops().forward(
-        e, tr, s, t, o, width, padded_width(width), per_edge, kept.numpy(), log_partition.numpy(), 0, o.size - 1
-    )
+    padded = padded_width(width)
+    record, out = kept.numpy(), log_partition.numpy()
+    loop = loops().forward
+
+    def task(part: int, first: int, stop: int) -> None:
+        loop(e, tr, s, t, o, width, padded, per_edge, record, out, first, stop)
+
+    parallel.run(task, parallel.parts(o, width * padded))
     return log_partition, kept
 
 
@@ -121,18 +127,25 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
     sites, width = emission.shape
-    out = (
-        np.empty((sites, width), e.dtype),
-        np.empty((0,) if pairs == 0 else (width, width) if pairs == 1 else (sites, width, width), e.dtype),
-        np.empty(width, e.dtype),
-        np.empty(width, e.dtype),
-    )
-    unary, table, first, last = out
-    loops().backward(
-        e, tr, s, t, o, width, padded_width(width), transition.dim() == 3, pairs,
-        kept.numpy(), flat(weight), sign, unary.reshape(-1), table.reshape(-1), first, last,
-    )  # fmt: skip
-    return torch.from_numpy(unary), torch.from_numpy(table), torch.from_numpy(first), torch.from_numpy(last)
+    padded = padded_width(width)
+    per_edge = transition.dim() == 3
+    ranges = parallel.parts(o, width * padded)
+    unary = np.empty((sites, width), e.dtype)
+    shape = {0: (0,), 1: (width, width), 2: (sites, width, width)}[pairs]
+    table = np.empty((len(ranges) if pairs == 1 else 1, *shape), e.dtype)
+    ends = np.empty((2, len(ranges), width), e.dtype)
+    record, weights, sites_out, loop = kept.numpy(), flat(weight), unary.reshape(-1), loops().backward
+
+    def task(part: int, first: int, stop: int) -> None:
+        pairs_out = table[part if pairs == 1 else 0].reshape(-1)
+        loop(
+            e, tr, s, t, o, width, padded, per_edge, pairs, record, weights, sign, sites_out, pairs_out,
+            ends[0, part], ends[1, part], first, stop,
+        )  # fmt: skip
+
+    parallel.run(task, ranges)
+    summed = (x[0] if len(x) == 1 else x.sum(0, dtype=np.float64).astype(e.dtype) for x in (table, ends[0], ends[1]))
+    return torch.from_numpy(unary), *(torch.from_numpy(x) for x in summed)  # type: ignore[return-value]
 
 
 def backward_fake(

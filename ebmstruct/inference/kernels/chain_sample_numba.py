@@ -1,5 +1,7 @@
 """Samples of chains by forward filtering and backward sampling, from uniform numbers drawn outside: the loops."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np

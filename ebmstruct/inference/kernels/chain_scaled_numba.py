@@ -13,26 +13,25 @@ An instance of which that cannot be shown is DOUBTFUL and is done again in log s
 weight or without a configuration.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
 
 from ebmstruct.inference.kernels.compiler import inlined, kernel, plain
+from ebmstruct.inference.kernels.simd_exp_numba import exp, inverse_power, larger, power_undone
 from ebmstruct.inference.kernels.simd_numba import (
     LANES,
     add,
     any_between,
     any_not_above,
-    exp,
     fma,
-    inverse_power,
-    larger,
     least,
     load,
     load_some,
     minimum,
     multiply,
-    power_undone,
     splat,
     store,
     subtract,

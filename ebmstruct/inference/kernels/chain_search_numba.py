@@ -4,6 +4,8 @@ Arrays are flat and contiguous, as in chain_numba. ``stride`` is K * K where eac
 edge into flat site t starts at t * stride of ``transition``, and 0 where one table is shared.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
@@ -146,9 +148,10 @@ def complete(emission, transition, start, end, width, stride, messages, first, c
 
 @kernel
 def finish_least(
-    emission, transition, start, end, offsets, width, stride, messages, reached, states, energies, bounds, finished
-):
-    """States, energies and lower bounds once the messages of the flat sites before ``reached`` are filled.
+    emission, transition, start, end, offsets, width, stride, messages, reached, states, energies, bounds, finished,
+    begin, stop,
+):  # fmt: skip
+    """States, energies and lower bounds of instances begin to stop, once messages before ``reached`` are filled.
 
     An instance beyond that is completed greedily. Should that run into a forbidden entry, it is completed again within
     the states from which the end can be reached, which costs as much as the messages would have.
@@ -156,7 +159,7 @@ def finish_least(
     nothing = messages[:0]
     table_fine = all_energies(transition, 0, 0 if stride else width * width)
     ends_fine = all_energies(start, 0, start.size) and all_energies(end, 0, end.size)
-    for b in range(offsets.size - 1):
+    for b in range(begin, stop):
         first = offsets[b]
         last = offsets[b + 1] - 1
         finished[b] = last < reached

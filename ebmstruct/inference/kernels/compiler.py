@@ -2,6 +2,9 @@
 
 Only the modules of this folder whose names hold ``numba`` import this one, and they are imported at the
 first use of a kernel, so that ``import ebmstruct`` does not pay for numba.
+
+numba's cache looks at the file of a loop and not at those of the loops that it calls: after changing one that others
+call (``simd_numba`` above all), remove ``*.nbi`` from this folder's ``__pycache__``.
 """
 
 from __future__ import annotations

@@ -34,8 +34,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import forest_ops
-from ebmstruct.inference.kernels.chain_ops import available
+from ebmstruct.inference.kernels import chain_ops, forest_ops
 
 _ops = torch.ops.ebmstruct
 
@@ -202,14 +201,14 @@ def sample(
     log_z, inside, _ = _ops.forest_forward.default(*forest)
     states = np.zeros((num_samples, sites), np.int64)
     _, *plan = forest_ops.arrays(*forest[:-1])
-    noise = forest_ops.flat(uniforms.contiguous())
+    noise = chain_ops.flat(uniforms.contiguous())
     forest_ops.loops().sample(*plan, inside.numpy(), log_z.numpy(), noise, states.reshape(-1))
     return torch.from_numpy(states)
 
 
 def warm() -> None:
     """Compile every loop for float32, or read it from the cache, so that the first answer does not wait for it."""
-    if not available():
+    if not chain_ops.available():
         return
     long, unary = torch.tensor, torch.zeros(4, requires_grad=True)
     plan = long([2, 2]), long([0, 2, 4]), long([1, -1]), long([0, 1]), long([0, 0]), long([False] * 2), long([0, 0]), 1
@@ -282,7 +281,7 @@ def _checked(unary: Tensor, tables: Tensor, *plan: Any) -> tuple[Any, ...]:
 
 
 def _compiled(unary: Tensor) -> bool:
-    return unary.is_cpu and unary.dtype in (torch.float32, torch.float64) and available()
+    return unary.is_cpu and unary.dtype in (torch.float32, torch.float64) and chain_ops.available()
 
 
 def _twin() -> Any:

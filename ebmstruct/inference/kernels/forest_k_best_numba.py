@@ -1,5 +1,7 @@
 """The k least energies of forests of pairwise tables: the loop. The layout is that of forest_numba."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,9 +29,7 @@ def merge(ours, at, theirs, k, merged, source, to):
 
 
 @kernel
-def k_best(
-    unary, tables, sizes, starts, parent, order, table_start, transposed, instance, k, states, energies
-):
+def k_best(unary, tables, sizes, starts, parent, order, table_start, transposed, instance, k, states, energies):
     """states (k * n) and energies (k * B) of the k least energies of each instance, in rising order.
 
     Each state of each site has a list of the k best of its subtree; a child's lists are first reduced over its

@@ -7,6 +7,8 @@ they lie one after another in the order of the sites, that of site i at messages
 sends none.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
@@ -225,9 +227,7 @@ def minimize(
 
 
 @kernel
-def sample(
-    tables, sizes, starts, parent, order, table_start, transposed, instance, inside, log_z, uniforms, states
-):
+def sample(tables, sizes, starts, parent, order, table_start, transposed, instance, inside, log_z, uniforms, states):
     """Draw states (S * n) from the roots down, from uniforms (S * n); zeros without a configuration."""
     n = sizes.size
     largest = 1

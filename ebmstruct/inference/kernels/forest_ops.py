@@ -63,7 +63,7 @@ def fault(unary: Tensor, tables: Tensor, indices: Sequence[Tensor], num_instance
 def forward(unary: Tensor, tables: Tensor, *plan: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
     *indices, num_instances = plan
     forest = arrays(unary, tables, *indices)  # type: ignore[arg-type]
-    log_z = torch.empty(num_instances, dtype=torch.float64)  # type: ignore[call-overload]
+    log_z = torch.empty(num_instances, dtype=torch.float64)  # type: ignore[arg-type]
     inside = torch.empty(unary.shape[0], dtype=torch.float64)
     messages = torch.empty(int(loops().message_begins(forest[2], forest[4])[-1]), dtype=torch.float64)
     loops().log_up(*forest, inside.numpy(), messages.numpy(), log_z.numpy())
@@ -75,9 +75,7 @@ def forward_fake(unary: Tensor, tables: Tensor, *plan: Tensor | int) -> tuple[Te
     return wide(plan[-1]), wide(unary.shape[0]), wide(torch.library.get_ctx().new_dynamic_size())
 
 
-def backward(
-    unary: Tensor, tables: Tensor, *rest: Tensor | int | float | bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(unary: Tensor, tables: Tensor, *rest: Tensor | int | float | bool) -> tuple[Tensor, Tensor, Tensor]:
     *indices, _, log_z, inside, messages, weight, sign, edges = rest
     _, *plan = arrays(unary, tables, *indices)  # type: ignore[arg-type]
     share = np.empty(unary.shape[0])
@@ -89,9 +87,7 @@ def backward(
     return tuple(parts)  # type: ignore[return-value]
 
 
-def backward_fake(
-    unary: Tensor, tables: Tensor, *rest: Tensor | int | float | bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward_fake(unary: Tensor, tables: Tensor, *rest: Tensor | int | float | bool) -> tuple[Tensor, Tensor, Tensor]:
     joint = torch.library.get_ctx().new_dynamic_size() if rest[-1] else 0
     return unary.new_empty(unary.shape), unary.new_empty(joint), unary.new_empty(0 if rest[-1] else tables.shape[0])
 

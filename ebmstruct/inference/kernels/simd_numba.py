@@ -14,22 +14,13 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import register_model
 
 LANES = 16
+intrinsic: Any = numba_intrinsic  # what it decorates is called with one argument fewer than it is defined with
 
-_INT32 = ir.IntType(32)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
-# Taylor coefficients of exp around 0, highest first; on |x| <= ln(2)/2 the error is below half an ulp of the type.
-_EXP = {32: [1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0]}
-_EXP[64] = [
-    1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, *_EXP[32],
-]  # fmt: skip
-# ln 2 split in two, the first part short enough that its product with a whole number is exact.
-_LN2 = {32: (0.693359375, -2.12194440e-4), 64: (6.93147180369123816490e-01, 1.90821492927058770002e-10)}
-_FLUSH = {32: -87.0, 64: -708.0}
-_BIAS = {32: 127, 64: 1023}
-_MANTISSA = {32: 23, 64: 52}
+INT32 = ir.IntType(32)
 
 
 class Vector(types.Type):
@@ -47,25 +38,25 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, frontend, ir.VectorType(element, LANES))
 
 
-def _bits(vector: ir.VectorType) -> int:
+def bits_of(vector: ir.VectorType) -> int:
     return 32 if vector.element == ir.FloatType() else 64
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+def splat_value(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
     if isinstance(value, int | float):
         return ir.Constant(vector, [value] * LANES)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_INT32, 0))
-    zeros = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(INT32, 0))
+    zeros = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+def call_named(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
     kind = ir.FunctionType(result, [a.type for a in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return _call(builder, f"llvm.fma.v{LANES}f{_bits(a.type)}", a.type, [a, b, c])
+def fma_value(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    return call_named(builder, f"llvm.fma.v{LANES}f{bits_of(a.type)}", a.type, [a, b, c])
 
 
 def _pointer(context: Any, builder: ir.IRBuilder, kind: Any, array: ir.Value, index: ir.Value) -> ir.Value:
@@ -76,11 +67,11 @@ def _pointer(context: Any, builder: ir.IRBuilder, kind: Any, array: ir.Value, in
 def _lanes_below(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
     """The mask of the lanes whose number is below count (an i64)."""
     wide = ir.VectorType(count.type, LANES)
-    return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), _splat(builder, count, wide))
+    return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), splat_value(builder, count, wide))
 
 
 def _align(vector: ir.VectorType) -> int:
-    return _bits(vector) // 8
+    return bits_of(vector) // 8
 
 
 @intrinsic
@@ -105,10 +96,10 @@ def load_some(typing: Any, array: Any, index: Any, count: Any, fill: Any) -> Any
         vector = context.get_value_type(result)
         where = _pointer(context, builder, signature.args[0], args[0], args[1])
         where = builder.bitcast(where, vector.as_pointer())
-        rest = _splat(builder, args[3], vector)
-        name = f"llvm.masked.load.v{LANES}f{_bits(vector)}.p0"
-        alignment = ir.Constant(_INT32, _align(vector))
-        return _call(builder, name, vector, [where, alignment, _lanes_below(builder, args[2]), rest])
+        rest = splat_value(builder, args[3], vector)
+        name = f"llvm.masked.load.v{LANES}f{bits_of(vector)}.p0"
+        alignment = ir.Constant(INT32, _align(vector))
+        return call_named(builder, name, vector, [where, alignment, _lanes_below(builder, args[2]), rest])
 
     return result(array, types.intp, types.intp, array.dtype), code
 
@@ -134,9 +125,9 @@ def store_some(typing: Any, array: Any, index: Any, count: Any, value: Any) -> A
         where = _pointer(context, builder, signature.args[0], args[0], args[1])
         vector = args[3].type
         where = builder.bitcast(where, vector.as_pointer())
-        name = f"llvm.masked.store.v{LANES}f{_bits(vector)}.p0"
+        name = f"llvm.masked.store.v{LANES}f{bits_of(vector)}.p0"
         mask = _lanes_below(builder, args[2])
-        _call(builder, name, ir.VoidType(), [args[3], where, ir.Constant(_INT32, _align(vector)), mask])
+        call_named(builder, name, ir.VoidType(), [args[3], where, ir.Constant(INT32, _align(vector)), mask])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, value), code
@@ -148,7 +139,7 @@ def splat(typing: Any, value: Any) -> Any:
     result = Vector(value)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0], context.get_value_type(result))
+        return splat_value(builder, args[0], context.get_value_type(result))
 
     return result(value), code
 
@@ -168,7 +159,7 @@ def widen(typing: Any, value: Any) -> Any:
 @intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, lane by lane."""
-    return a(a, a, a), lambda context, builder, signature, args: _fma(builder, *args)
+    return a(a, a, a), lambda context, builder, signature, args: fma_value(builder, *args)
 
 
 @intrinsic
@@ -227,9 +218,9 @@ def _reduce(builder: ir.IRBuilder, value: ir.Value, combine: Any) -> ir.Value:
     while lanes > 1:
         lanes //= 2
         order = [*range(lanes, 2 * lanes), *([0] * (LANES - lanes))]
-        upper = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(_INT32, LANES), order))
+        upper = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(INT32, LANES), order))
         value = combine(builder, value, upper)
-    return builder.extract_element(value, ir.Constant(_INT32, 0))
+    return builder.extract_element(value, ir.Constant(INT32, 0))
 
 
 @intrinsic
@@ -267,7 +258,7 @@ def any_not_above(typing: Any, a: Any, bound: Any) -> Any:
     """Whether some lane is not above the number: not larger, or NaN."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        failed = builder.fcmp_unordered("<=", args[0], _splat(builder, args[1], args[0].type))
+        failed = builder.fcmp_unordered("<=", args[0], splat_value(builder, args[1], args[0].type))
         word = ir.IntType(LANES)
         return builder.icmp_unsigned("!=", builder.bitcast(failed, word), ir.Constant(word, 0))
 
@@ -279,95 +270,9 @@ def any_between(typing: Any, a: Any, low: Any, high: Any) -> Any:
     """Whether some lane lies strictly between the two numbers."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        above = builder.fcmp_ordered(">", args[0], _splat(builder, args[1], args[0].type))
-        below = builder.fcmp_ordered("<", args[0], _splat(builder, args[2], args[0].type))
+        above = builder.fcmp_ordered(">", args[0], splat_value(builder, args[1], args[0].type))
+        below = builder.fcmp_ordered("<", args[0], splat_value(builder, args[2], args[0].type))
         word = ir.IntType(LANES)
         return builder.icmp_unsigned("!=", builder.bitcast(builder.and_(above, below), word), ir.Constant(word, 0))
 
     return types.boolean(a, a.dtype, a.dtype), code
-
-
-@intrinsic
-def exp(typing: Any, a: Any) -> Any:
-    """exp of lanes that are at most 0; 0 below -87 (float32) or -708 (float64); NaN stays NaN."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x = args[0]
-        bits = _bits(x.type)
-        constant = lambda value: _splat(builder, value, x.type)  # noqa: E731
-        floor = constant(_FLUSH[bits])
-        below = builder.fcmp_ordered("<", x, floor)
-        # A NaN takes the floor here, so that the conversion to a whole number is defined; it returns in x below.
-        safe = builder.select(builder.fcmp_ordered(">", x, floor), x, floor)
-        scaled = builder.fmul(safe, constant(1.4426950408889634))
-        whole = _call(builder, f"llvm.rint.v{LANES}f{bits}", x.type, [scaled])
-        high, low = _LN2[bits]
-        rest = _fma(builder, whole, constant(-high), builder.select(below, floor, x))
-        rest = _fma(builder, whole, constant(-low), rest)
-        coefficients = _EXP[bits]
-        value = constant(coefficients[0])
-        for coefficient in coefficients[1:]:
-            value = _fma(builder, value, rest, constant(coefficient))
-        integers = ir.VectorType(ir.IntType(bits), LANES)
-        power = builder.add(builder.fptosi(whole, integers), _splat(builder, _BIAS[bits], integers))
-        power = builder.shl(power, _splat(builder, _MANTISSA[bits], integers))
-        value = builder.fmul(value, builder.bitcast(power, x.type))
-        return builder.select(below, constant(0.0), value)
-
-    return a(a), code
-
-
-@intrinsic
-def larger(typing: Any, a: Any, b: Any) -> Any:
-    """The larger of a and b, lane by lane, for numbers that are not negative; four times as quick as maximum."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        integers = ir.VectorType(ir.IntType(_bits(args[0].type)), LANES)
-        x, y = (builder.bitcast(value, integers) for value in args)
-        return builder.bitcast(builder.select(builder.icmp_signed(">", x, y), x, y), args[0].type)
-
-    return a(a, a), code
-
-
-@intrinsic
-def inverse_power(typing: Any, a: Any) -> Any:
-    """2 ** -e in all lanes, where 2 ** e is the power of two at or below the largest lane; lanes not negative.
-
-    Whole-number operations on vectors alone, because this lies on the path from one site to the next.
-    Where a lane is infinite or undefined, so is what is computed with the result, or zero.
-    """
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = args[0].type
-        bits = _bits(vector)
-        integers = ir.VectorType(ir.IntType(bits), LANES)
-        value = builder.bitcast(args[0], integers)
-        undefined = ir.Constant(integers, ir.Undefined)
-        lanes = LANES
-        while lanes > 1:
-            lanes //= 2
-            order = [*range(lanes, 2 * lanes), *([0] * (LANES - lanes))]
-            upper = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(_INT32, LANES), order))
-            value = builder.select(builder.icmp_signed(">", value, upper), value, upper)
-        value = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
-        field = (2 * _BIAS[bits] + 1) << _MANTISSA[bits]
-        value = builder.and_(value, _splat(builder, field, integers))
-        value = builder.sub(_splat(builder, 2 * _BIAS[bits] << _MANTISSA[bits], integers), value)
-        return builder.bitcast(value, vector)
-
-    return a(a), code
-
-
-@intrinsic
-def power_undone(typing: Any, a: Any) -> Any:
-    """e of a vector that inverse_power returned."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = _bits(args[0].type)
-        integer = ir.IntType(bits)
-        word = builder.bitcast(builder.extract_element(args[0], ir.Constant(_INT32, 0)), integer)
-        word = builder.lshr(word, ir.Constant(integer, _MANTISSA[bits]))
-        word = builder.sub(ir.Constant(integer, _BIAS[bits]), word)
-        return word if bits == 64 else builder.sext(word, ir.IntType(64))
-
-    return types.int64(a), code

@@ -69,7 +69,7 @@ class VariableElimination(Solver):
         if isinstance(facts, ChainFacts):
             log_z = chain.log_partition(*chain_view(graph, facts, temperature).arguments)
         else:
-            log_z = forest.log_partition(*_arguments(forest_view(graph, _forest(graph), temperature)))
+            log_z = forest.log_partition(*forest_view(graph, _forest(graph), temperature).arguments)
         log_z = log_z.double()
         return log_z if graph.constant is None else log_z - graph.constant / temperature
 
@@ -134,11 +134,11 @@ def _solve_forest(graph: FactorGraph, facts: ForestFacts, query: Query, generato
     minimising = query.ask is Ask.MINIMIZE
     view = forest_view(graph, facts, 1.0 if minimising else query.temperature)
     if minimising:
-        found = forest.minimize(*_arguments(view))
+        found = forest.minimize(*view.arguments)
         several: tuple[Assignment, ...] = ()
         energies = None
         if query.k > 1:
-            states, energies = forest.k_best(*_arguments(view), k=query.k)
+            states, energies = forest.k_best(*view.arguments, k=query.k)
             several = tuple(Assignment(_blocks(graph, s)) for s in states)
         bound = _with_constant(graph, found.energy.double())
         status = torch.full_like(found.energy, int(Status.CONVERGED), dtype=torch.long)
@@ -154,28 +154,12 @@ def _solve_forest(graph: FactorGraph, facts: ForestFacts, query: Query, generato
         )
     if query.ask is Ask.SAMPLE:
         uniforms = torch.rand(query.num_samples, facts.num_states.size, dtype=torch.float64, generator=generator)
-        states = forest.sample(*_arguments(view), num_samples=query.num_samples, uniforms=uniforms)
+        states = forest.sample(*view.arguments, num_samples=query.num_samples, uniforms=uniforms)
         return _samples(graph, _blocks(graph, states))
-    unary, edges, log_z = forest.marginals(*_arguments(view))
+    unary, edges, log_z = forest.marginals(*view.arguments)
     beliefs = {name: _padded(graph, facts, unary, name) for name in graph.variables}
     joint = {label: _edge_beliefs(graph, facts, view, edges, label) for label in query.factors}
     return _marginals(graph, query, beliefs, joint, log_z)
-
-
-def _arguments(view: ForestView) -> tuple[Tensor | int, ...]:
-    """A forest in the order in which its kernels take it."""
-    return (
-        view.unary,
-        view.tables,
-        view.num_states,
-        view.starts,
-        view.parent,
-        view.order,
-        view.table_start,
-        view.transposed,
-        view.instance,
-        view.num_instances,
-    )
 
 
 def _with_constant(graph: FactorGraph, energy: Tensor) -> Tensor:

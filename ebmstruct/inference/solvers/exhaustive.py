@@ -277,7 +277,7 @@ def _joint(graph: FactorGraph, state: Enumeration, weights: Tensor, label: str) 
         total, sizes = block.num_sites, (block.discrete.largest,) * 2
     else:
         assert isinstance(factor, TableFactor) and factor.index is not None
-        index, names, rows = factor.index, factor.scope, torch.arange(factor.index.shape[1])
+        index, names, rows = factor.index, (factor.scope[0], factor.scope[1]), torch.arange(factor.index.shape[1])
         total, sizes = rows.numel(), (scope[0].discrete.largest, scope[1].discrete.largest)
     out = torch.zeros(total, sizes[0] * sizes[1], dtype=torch.float64)
     owner = scope[0].instance[index[0]]
