@@ -21,6 +21,7 @@ from ebmstruct.inference.kernels.simd_numba import (
     load_some,
     maximum,
     splat,
+    splat_at,
     store,
     subtract,
     total,
@@ -63,11 +64,11 @@ def log_step(x, x_at, transition, table, width, padded, out, o_at):
         peak = splat(LOWEST)
         for i in range(width):
             row = widen(load_some(transition, table + i * width + j, width - j, fill))
-            peak = maximum(subtract(splat(x[x_at + i]), row), peak)
+            peak = maximum(subtract(splat_at(x, x_at + i), row), peak)
         summed = splat(0.0)
         for i in range(width):
             row = widen(load_some(transition, table + i * width + j, width - j, fill))
-            summed = add(summed, exp(subtract(subtract(splat(x[x_at + i]), row), peak)))
+            summed = add(summed, exp(subtract(subtract(splat_at(x, x_at + i), row), peak)))
         store(out, o_at + j, summed)
         for k in range(o_at + j, o_at + j + LANES):
             out[k] = np.log(out[k])

@@ -23,6 +23,7 @@ from ebmstruct.inference.kernels.simd_numba import (
     load,
     multiply,
     splat,
+    splat_at,
     store,
     store_some,
     total,
@@ -192,7 +193,7 @@ def add_outer(x, onward, at, count, width, padded, sums):
                 row = load(onward, (at + t + 1) * padded + j)
                 more = load(onward, (at + t + 1) * padded + j + LANES)
                 k = t * padded + i
-                x0, x1, x2, x3 = splat(x[k]), splat(x[k + 1]), splat(x[k + 2]), splat(x[k + 3])
+                x0, x1, x2, x3 = splat_at(x, k), splat_at(x, k + 1), splat_at(x, k + 2), splat_at(x, k + 3)
                 s0, t0 = fma(x0, row, s0), fma(x0, more, t0)
                 s1, t1 = fma(x1, row, s1), fma(x1, more, t1)
                 s2, t2 = fma(x2, row, s2), fma(x2, more, t2)
@@ -208,14 +209,14 @@ def add_outer(x, onward, at, count, width, padded, sums):
         for t in range(count):
             row = load(onward, (at + t + 1) * padded + j)
             k = t * padded + i
-            s0 = fma(splat(x[k]), row, s0)
-            s1 = fma(splat(x[k + 1]), row, s1)
-            s2 = fma(splat(x[k + 2]), row, s2)
-            s3 = fma(splat(x[k + 3]), row, s3)
-            t0 = fma(splat(x[k + 4]), row, t0)
-            t1 = fma(splat(x[k + 5]), row, t1)
-            t2 = fma(splat(x[k + 6]), row, t2)
-            t3 = fma(splat(x[k + 7]), row, t3)
+            s0 = fma(splat_at(x, k), row, s0)
+            s1 = fma(splat_at(x, k + 1), row, s1)
+            s2 = fma(splat_at(x, k + 2), row, s2)
+            s3 = fma(splat_at(x, k + 3), row, s3)
+            t0 = fma(splat_at(x, k + 4), row, t0)
+            t1 = fma(splat_at(x, k + 5), row, t1)
+            t2 = fma(splat_at(x, k + 6), row, t2)
+            t3 = fma(splat_at(x, k + 7), row, t3)
         add_rows(sums, i * padded + j, padded, s0, s1, s2, s3)
         add_rows(sums, (i + 4) * padded + j, padded, t0, t1, t2, t3)
 
@@ -241,7 +242,7 @@ def write_pairs(x, onward, tables, stride, at, count, width, padded, pair_out):
     for k in range(count):
         site = at + k + 1
         for i in range(width):
-            factor = splat(x[k * padded + i])
+            factor = splat_at(x, k * padded + i)
             for j in range(0, padded, LANES):
                 move = load(tables, site * stride + i * padded + j)
                 move = multiply(move, multiply(factor, load(onward, site * padded + j)))

@@ -33,6 +33,7 @@ from ebmstruct.inference.kernels.simd_numba import (
     minimum,
     multiply,
     splat,
+    splat_at,
     store,
     subtract,
     total,
@@ -108,16 +109,16 @@ def weigh_table(table, at, width, out, to, padded):
 @inlined
 def product(x, x_at, table, at, rows, padded):
     """One vector of x @ table, at the columns from ``at``; four sums side by side, for their latency."""
-    s0 = multiply(splat(x[x_at]), load(table, at))
-    s1 = multiply(splat(x[x_at + 1]), load(table, at + padded))
-    s2 = multiply(splat(x[x_at + 2]), load(table, at + 2 * padded))
-    s3 = multiply(splat(x[x_at + 3]), load(table, at + 3 * padded))
+    s0 = multiply(splat_at(x, x_at), load(table, at))
+    s1 = multiply(splat_at(x, x_at + 1), load(table, at + padded))
+    s2 = multiply(splat_at(x, x_at + 2), load(table, at + 2 * padded))
+    s3 = multiply(splat_at(x, x_at + 3), load(table, at + 3 * padded))
     for i in range(x_at + 4, x_at + rows, 4):
         at += 4 * padded
-        s0 = fma(splat(x[i]), load(table, at), s0)
-        s1 = fma(splat(x[i + 1]), load(table, at + padded), s1)
-        s2 = fma(splat(x[i + 2]), load(table, at + 2 * padded), s2)
-        s3 = fma(splat(x[i + 3]), load(table, at + 3 * padded), s3)
+        s0 = fma(splat_at(x, i), load(table, at), s0)
+        s1 = fma(splat_at(x, i + 1), load(table, at + padded), s1)
+        s2 = fma(splat_at(x, i + 2), load(table, at + 2 * padded), s2)
+        s3 = fma(splat_at(x, i + 3), load(table, at + 3 * padded), s3)
     return add(add(s0, s1), add(s2, s3))
 
 
@@ -128,7 +129,7 @@ def product_pair(x, x_at, table, at, rows, padded):
     s0 = splat(x.dtype.type(0))
     s1, s2, s3, t0, t1, t2, t3 = s0, s0, s0, s0, s0, s0, s0
     for i in range(x_at, x_at + rows, 4):
-        x0, x1, x2, x3 = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
+        x0, x1, x2, x3 = splat_at(x, i), splat_at(x, i + 1), splat_at(x, i + 2), splat_at(x, i + 3)
         s0 = fma(x0, load(table, at), s0)
         t0 = fma(x0, load(table, next_at), t0)
         s1 = fma(x1, load(table, at + padded), s1)

@@ -13,7 +13,7 @@ import numpy as np
 from ebmstruct.inference.kernels.chain_energy_numba import path_energy
 from ebmstruct.inference.kernels.chain_log_numba import all_energies
 from ebmstruct.inference.kernels.compiler import kernel
-from ebmstruct.inference.kernels.simd_numba import LANES, add, load_some, minimum, splat, store_some, widen
+from ebmstruct.inference.kernels.simd_numba import LANES, add, load_some, minimum, splat, splat_at, store_some, widen
 
 
 @kernel
@@ -42,12 +42,12 @@ def least_ahead(emission, transition, start, offsets, width, stride, messages, i
             for i in range(0, width - 1, 2):
                 k = table + i * width + j
                 row = widen(load_some(transition, k, width - j, shared))
-                even = minimum(add(splat(messages[here - width + i]), row), even)
+                even = minimum(add(splat_at(messages, here - width + i), row), even)
                 row = widen(load_some(transition, k + width, width - j, shared))
-                odd = minimum(add(splat(messages[here - width + i + 1]), row), odd)
+                odd = minimum(add(splat_at(messages, here - width + i + 1), row), odd)
             if width % 2:
                 row = widen(load_some(transition, table + (width - 1) * width + j, width - j, shared))
-                even = minimum(add(splat(messages[here - 1]), row), even)
+                even = minimum(add(splat_at(messages, here - 1), row), even)
             own = widen(load_some(emission, here + j, width - j, filler))
             store_some(messages, here + j, width - j, add(minimum(even, odd), own))
     return instance

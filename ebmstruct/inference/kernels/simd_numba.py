@@ -145,6 +145,18 @@ def splat(typing: Any, value: Any) -> Any:
 
 
 @intrinsic
+def splat_at(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] in all sixteen lanes, without numba's own indexing, which asks whether the index is negative."""
+    result = Vector(array.dtype)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        where = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return splat_value(builder, builder.load(where), context.get_value_type(result))
+
+    return result(array, types.intp), code
+
+
+@intrinsic
 def widen(typing: Any, value: Any) -> Any:
     """The same numbers in float64."""
     result = Vector(types.float64)
