@@ -33,18 +33,18 @@ FOLDS = range(1, 6)
 Tags = list[Sequence[Any]]
 
 
-def ours(fold: int, template: str) -> tuple[Tags, float]:
-    """Predicted tags of the fold's test split by tasks/ner.yaml with another template, and CPU seconds of training."""
-    config = load_config(TASK, [f"task.fold={fold}", f"energy.template={template}"])
+def ours(fold: int, template: str, overrides: Sequence[str]) -> tuple[Tags, float, float]:
+    """Predicted tags of the fold's test split by tasks/ner.yaml with another template, CPU seconds, F1 on dev."""
+    config = load_config(TASK, [f"task.fold={fold}", f"energy.template={template}", *overrides])
     task, options = config.task, config.train
     train, dev, test = (list(task.examples(split)) for split in ("train", "dev", "test"))
     begin = time.process_time()
     schema = task.fit(train)
     model = build_model(config.energies, schema, seed=options.seed)
     predictor = es.Predictor(task, schema, model, batch_size=256)
-    es.fit(model, task, schema, train, config.loss, options, evaluate=dev_scorer(predictor, dev), metric=task.metric)
+    trace = es.fit(model, task, schema, train, config.loss, options, evaluate=dev_scorer(predictor, dev), metric=task.metric)
     spent = time.process_time() - begin
-    return [a.output["tags"] for a in predictor([e.x for e in test], detail=False)], spent
+    return [a.output["tags"] for a in predictor([e.x for e in test], detail=False)], spent, 100 * trace.best
 
 
 def rows_of(template: FeatureTemplate, examples: Sequence[es.Example]) -> list[list[list[str]]]:
@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="values of c1 and of c2")
     parser.add_argument("--ours-only", action="store_true", help="leave CRFsuite out")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes to tasks/ner.yaml")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     gold: Tags = []
@@ -98,13 +99,16 @@ def main() -> None:
     rows = []
     plain = FeatureTemplate(TEMPLATES["plain_characters"], 24)
     task = load_config(TASK).task
+    templates = {"plain": "plain_characters"}
+    if TEMPLATES["characters"] != TEMPLATES["plain_characters"]:
+        templates["characters"] = "characters"
     for fold in FOLDS:
         truth = [e.y for e in replace(task, fold=fold).examples("test")]
         row: list[Any] = [fold]
-        for name, template in (("plain", "plain_characters"), ("characters", "characters")):
-            found, seconds = ours(fold, template)
+        for name, template in templates.items():
+            found, seconds, dev = ours(fold, template, arguments.set)
             answers[name] += found
-            row += [100 * span_scores(truth, found)["micro"]["f1"], seconds]
+            row += [dev, 100 * span_scores(truth, found)["micro"]["f1"], seconds]
         if not arguments.ours_only:
             found, seconds, chosen = crfsuite(fold, plain, arguments.grid)
             answers["crfsuite"] += found
@@ -113,8 +117,10 @@ def main() -> None:
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     pooled = {k: 100 * span_scores(gold, v)["micro"]["f1"] for k, v in answers.items() if v}
-    columns = ["fold", "ours, same features F1", "CPU s", "ours, own template F1", "CPU s"]
-    last: list[Any] = ["pooled", pooled["plain"], "", pooled["characters"], ""]
+    columns, last = ["fold", "dev F1", "ours, same features F1", "CPU s"], ["pooled", "", pooled["plain"], ""]
+    if "characters" in pooled:
+        columns += ["dev F1", "ours, own template F1", "CPU s"]
+        last += ["", pooled["characters"], ""]
     if not arguments.ours_only:
         columns += ["CRFsuite F1", "CPU s of its grid", "chosen"]
         last += [pooled["crfsuite"], "", ""]

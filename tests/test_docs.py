@@ -19,10 +19,10 @@ import torch
 
 from ebmstruct.cli import main
 from ebmstruct.extend import discovery
+from ebmstruct.extend.components import Components, options_of
 from ebmstruct.learning import TrainingOptions
 from ebmstruct.run.config import parse_config
 from ebmstruct.run.spec import BudgetOptions, EvaluationOptions
-
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,15 +116,15 @@ def test_python_blocks_run(path: Path, workplace: Path, namespace: types.ModuleT
     code = [block for block in blocks(path) if block.language == "python"]
     if any('"hkcancor"' in block.text for block in code):
         pytest.importorskip("pycantonese", reason="the page reads HKCanCor, which the package pycantonese brings")
-    state = torch.get_rng_state()
-    for block in code:
-        printed = io.StringIO()
-        source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the page
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source, str(path), "exec", dont_inherit=True), vars(namespace))
-        if block.shown is not None:
-            assert printed.getvalue() == block.shown, f"{path.name}:{block.line} prints\n{printed.getvalue()}"
-    assert torch.equal(state, torch.get_rng_state()), f"{path.name} draws from the global generator"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in code:
+            printed = io.StringIO()
+            source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the page
+            with contextlib.redirect_stdout(printed):
+                exec(compile(source, str(path), "exec", dont_inherit=True), vars(namespace))
+            if block.shown is not None:
+                assert printed.getvalue() == block.shown, f"{path.name}:{block.line} prints\n{printed.getvalue()}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -177,3 +177,17 @@ def test_every_key_is_documented() -> None:
             assert f"`{field.name}`" in page or f".{field.name}`" in page, f"{cls.__name__}.{field.name}"
     for variable in (discovery.ALLOW, discovery.BLOCK):
         assert variable in (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+
+
+def test_every_option_of_tagging_is_documented() -> None:
+    """docs/tagging.md names every key of the tagging tasks and energies."""
+    page = (ROOT / "docs/tagging.md").read_text(encoding="utf-8")
+    components = Components()
+    for kind, name in (
+        ("task", "nlp.ner"),
+        ("task", "nlp.pos"),
+        ("energy", "nlp.sparse_chain"),
+        ("energy", "nlp.neural_chain"),
+    ):
+        for key in options_of(components.resolve(kind, name), skip=int(kind == "energy")):
+            assert f"`{key}`" in page, f"{name}: {key}"

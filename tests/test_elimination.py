@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 import ebmstruct as es
-from ebmstruct.inference import certificate
+from ebmstruct.inference import Claim, certificate
 from ebmstruct.testing import oracle, random_chain, random_forest, sites_of
 
 Maker = Callable[[torch.Generator], es.FactorGraph]
@@ -181,7 +182,7 @@ def test_cycles_are_refused_with_the_reason() -> None:
     graph = es.FactorGraph(
         [block], [es.TableFactor(("y", "y"), "pairs", torch.tensor([[0.0, 1], [1, 0]]), index=index)]
     )
-    with pytest.raises(es.SolverRefusal, match="1 cycles"):
+    with pytest.raises(es.SolverRefusal, match="1 cycle "):
         es.minimize(graph, es.VariableElimination())
     choice = es.explain(graph)
     assert choice.solver is not None and choice.solver.name == "exhaustive"
@@ -198,3 +199,43 @@ def test_a_broken_instance_does_not_harm_its_neighbours() -> None:
     broken[1] = torch.nan
     result = es.minimize(graph.with_values({"emission": broken}))
     assert result.statuses == [es.Status.NONFINITE, es.Status.OPTIMAL]
+
+
+class Boaster(es.Solver):
+    """Returns state 0 everywhere and claims any bound it likes."""
+
+    name = "boaster"
+
+    def __init__(self, bound: float, witness: Any = None) -> None:
+        self.bound, self.witness = bound, witness
+
+    def refuse(self, graph: es.FactorGraph, query: es.Query) -> str | None:
+        return None
+
+    def solve(self, graph: es.FactorGraph, query: es.Query, **_: Any) -> es.Result:
+        (block,) = graph.variables.values()
+        y = es.Assignment({block.name: torch.zeros(block.num_sites, dtype=torch.long)})
+        bound = torch.full((graph.num_instances,), self.bound, dtype=torch.float64)
+        zero = torch.zeros(graph.num_instances, dtype=torch.float64)
+        return es.Result(y, zero - 99.0, bound, zero.long(), witness=self.witness)
+
+
+def test_the_engine_does_not_believe_a_solver() -> None:
+    """A false energy is recomputed, a bound without a witness dropped, and an infinite energy is never OPTIMAL."""
+    graph = random_chain([3], 3, torch.Generator().manual_seed(0))
+    truth = float(graph.energy({"y": torch.zeros(3, dtype=torch.long)}))
+    result = es.minimize(graph, Boaster(bound=1e9))
+    assert float(result.energy) == truth
+    assert result.statuses == [es.Status.CONVERGED] and float(result.gap) == float("inf")
+    forbidden = graph.with_values({"emission": torch.full((3, 3), torch.inf).double()})
+    assert es.minimize(forbidden, Boaster(bound=-torch.inf, witness=Claim("x"))).statuses != [es.Status.OPTIMAL]
+
+
+@pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0.0}])
+def test_questions_without_sense_are_refused(bad: dict[str, Any]) -> None:
+    """No answers at all, or a temperature of zero, are told in a sentence."""
+    graph = random_chain([3], 3, torch.Generator().manual_seed(0))
+    with pytest.raises(es.GraphError, match="legal is"):
+        es.minimize(graph, **bad)
+    with pytest.raises(es.GraphError, match="num_samples 0; legal is at least 1"):
+        es.sample(graph, num_samples=0)

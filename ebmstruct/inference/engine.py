@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.errors import InferenceFailed, SolverRefusal
+from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
 from ebmstruct.inference.solver import Cost, Solver
@@ -144,10 +144,13 @@ def sample(
 def certify(graph: FactorGraph, proposed: Result) -> Result:
     """Recompute the energy of a proposed result, hold it against the bound, and set the status by that.
 
-    OPTIMAL is given where the gap is within tolerance; a bound that rounding put above the energy is lowered to it;
+    OPTIMAL is given where the gap is within tolerance; a bound without a witness counts for nothing, and one that
+    rounding put above the energy is lowered to it;
     an instance whose energy is NaN ends NONFINITE, one whose bound is +inf INFEASIBLE.
     """
     energy = graph.energy(proposed.assignment)
+    if proposed.witness is None:
+        proposed = replace(proposed, lower_bound=torch.full_like(energy, -torch.inf))
     if not proposed.alternatives and math.isfinite(float(energy.sum())):
         proven = energy - proposed.lower_bound <= TOLERANCE * energy.abs().clamp(min=1.0)
         if bool(proven.all()):  # by far the most frequent end, and control loops wait for it
@@ -161,7 +164,7 @@ def _certify_each(graph: FactorGraph, proposed: Result, energy: Tensor) -> Resul
     bound = torch.where(proposed.lower_bound.isnan(), -torch.inf, proposed.lower_bound)
     infeasible = torch.isposinf(bound) & ~torch.isfinite(energy)
     bound = torch.where(infeasible, bound, torch.minimum(bound, energy))
-    proven = (energy - bound) <= TOLERANCE * energy.abs().clamp(min=1.0)
+    proven = ((energy - bound) <= TOLERANCE * energy.abs().clamp(min=1.0)) & energy.isfinite()
     status = torch.where(proven, int(Status.OPTIMAL), proposed.status.clamp(min=int(Status.CONVERGED)))
     status = torch.where(infeasible, int(Status.INFEASIBLE), status)
     broken = energy.isnan() | torch.isneginf(energy)
@@ -176,6 +179,14 @@ def _certify_each(graph: FactorGraph, proposed: Result, energy: Tensor) -> Resul
 
 
 def _choose(graph: FactorGraph, query: Query, solver: Solver | None) -> Solver:
+    for name, value, fine in (
+        ("k", query.k, query.k >= 1),
+        ("num_samples", query.num_samples, query.num_samples >= 1),
+        ("temperature", query.temperature, 0 < query.temperature < math.inf),
+    ):
+        if not fine:
+            legal = "a positive number" if name == "temperature" else "at least 1"
+            raise GraphError(f"{query.ask} was asked with {name} {value}; legal is {legal}")
     if solver is not None:
         reason = solver.refuse(graph, query)
         if reason is not None:

@@ -84,14 +84,18 @@ def joint_sizes(graph: FactorGraph) -> Tensor:
 def describe(graph: FactorGraph) -> str:
     """What is found in the graph, in one sentence."""
     sites = sum(v.num_sites for v in graph.variables.values())
-    head = f"{graph.num_instances} instances, {sites} sites, {len(graph.factors)} factors"
+    head = f"{_many(graph.num_instances, 'instance')}, {_many(sites, 'site')}, {_many(len(graph.factors), 'factor')}"
     chain = chain_facts(graph)
     if isinstance(chain, ChainFacts):
         return f"{head}; a chain over {chain.block!r} with {chain.num_states} states"
     forest = forest_facts(graph)
     if isinstance(forest, ForestFacts):
-        return f"{head}; a forest of {forest.pairs.first.size} pairs, up to {forest.num_states.max(initial=0)} states"
+        return f"{head}; a forest of {_many(forest.pairs.first.size, 'pair')}, up to {forest.num_states.max(initial=0)} states"
     return f"{head}; {forest}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _find_chain(graph: FactorGraph) -> ChainFacts | Refusal:
@@ -174,7 +178,7 @@ def _order_forest(
     matrix = coo_array((np.ones(a.size), (a, b)), shape=(n, n)).tocsr()
     count, component = connected_components(matrix, directed=False) if n else (0, np.zeros(0, np.int64))
     if a.size != n - count:
-        return f"its pairs form {a.size - n + count} cycles{_width(a, b, n)}"
+        return f"its pairs form {_many(a.size - n + count, 'cycle')}{_width(a, b, n)}"
     _, roots = np.unique(component, return_index=True)
     joined = coo_array(
         (np.ones(a.size + roots.size), (np.concatenate([a, np.full(roots.size, n)]), np.concatenate([b, roots]))),

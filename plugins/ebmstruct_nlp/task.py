@@ -147,9 +147,15 @@ class TaggingTask(Task):
         if not any(getattr(x, "forced", ()) for x in xs):
             return None
         forced = [getattr(x, "forced", ()) or (None,) * len(x) for x in xs]
-        unknown = sorted({t for f in forced for t in f if t is not None and t not in schema.tags})
-        if unknown and schema.scheme in ("bio", "plain"):
-            raise DataError(f"forced tags {', '.join(unknown)} are not among the model's: {', '.join(schema.tags)}")
+        for x, tags in zip(xs, forced, strict=True):
+            if len(tags) != len(x):
+                raise DataError(f"{len(tags)} forced tags for {len(x)} tokens; give one for each, None where free")
+        legal = schema.tags
+        if schema.scheme not in ("bio", "plain"):
+            legal = scheme_named("bio").tagset(sorted({t.partition("-")[2] for t in legal if t != OUTSIDE}))
+        unknown = sorted({t for tags in forced for t in tags if t is not None and t not in legal})
+        if unknown:
+            raise DataError(f"forced tags {', '.join(unknown)} are not among the model's: {', '.join(legal)}")
         return encode_tags(forced, schema)
 
     def infer(

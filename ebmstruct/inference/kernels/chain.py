@@ -246,8 +246,7 @@ def _checked(
 ) -> tuple[Any, ...]:
     """The arguments, contiguous, after a check of their shapes and types."""
     chain = emission, transition, start, end, offsets
-    width = emission.shape[-1]
-    kind = emission.dtype, emission.device
+    dtype, device, width = emission.dtype, emission.device, emission.shape[-1]
     fault = ""
     if emission.dim() != 2 or width < 1:
         fault = f"emission has shape {tuple(emission.shape)}; it must be (n, K) with K at least 1"
@@ -256,18 +255,20 @@ def _checked(
             f"transition has shape {tuple(transition.shape)}; with emission {tuple(emission.shape)} it must be "
             f"({width}, {width}) or ({emission.shape[0]}, {width}, {width})"
         )
-    elif offsets.dim() != 1 or offsets.dtype != torch.long or not offsets.is_cpu:
+    elif offsets.dim() != 1 or offsets.dtype is not torch.long or not offsets.is_cpu:
         fault = f"offsets is {offsets.dtype} {tuple(offsets.shape)} on {offsets.device}; it must be (B + 1,) long, CPU"
-    for name, value in (("transition", transition), ("start", start), ("end", end)):
+    elif transition.dtype is not dtype or transition.device != device:
+        fault = f"transition is {transition.dtype} on {transition.device}, and emission {dtype} on {device}"
+    for name, value in (("start", start), ("end", end)):
         if value is None or fault:
             continue
-        if name != "transition" and value.shape != (width,):
+        if value.dim() != 1 or value.shape[0] != width:
             fault = f"{name} has shape {tuple(value.shape)}; it must be ({width},)"
-        elif (value.dtype, value.device) != kind:
-            fault = f"{name} is {value.dtype} on {value.device}, and emission {emission.dtype} on {emission.device}"
+        elif value.dtype is not dtype or value.device != device:
+            fault = f"{name} is {value.dtype} on {value.device}, and emission {dtype} on {device}"
     if fault:
         raise GraphError(f"a chain kernel was asked for inference, but {fault}")
-    return tuple(x if x is None or x.is_contiguous() else x.contiguous() for x in chain)
+    return tuple([x if x is None or x.is_contiguous() else x.contiguous() for x in chain])
 
 
 def _compiled(emission: Tensor) -> bool:

@@ -75,11 +75,16 @@ def kept_size(emission: Tensor, transition: Tensor, offsets: Tensor) -> int:
 
 
 def arrays(
-    emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
+    emission: Tensor,
+    transition: Tensor,
+    start: Tensor | None,
+    end: Tensor | None,
+    offsets: Tensor,
+    checked: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     e = flat(emission)
     o = flat(offsets)
-    if loops().offsets_fault(o, emission.shape[0]):
+    if not checked and loops().offsets_fault(o, emission.shape[0]):
         raise GraphError(
             f"a chain kernel was given offsets that do not divide {emission.shape[0]} sites: they must rise from 0 "
             f"to {emission.shape[0]}, and are {_shortened(offsets)}"
@@ -125,27 +130,34 @@ def backward(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor,
     kept: Tensor, weight: Tensor, sign: float, pairs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    e, tr, s, t, o = arrays(emission, transition, start, end, offsets)
+    e, tr, s, t, o = arrays(emission, transition, start, end, offsets, checked=True)
     sites, width = emission.shape
     padded = padded_width(width)
     per_edge = transition.dim() == 3
     ranges = parallel.parts(o, width * padded)
+    shape = (0,) if pairs == 0 else (width, width) if pairs == 1 else (sites, width, width)
     unary = np.empty((sites, width), e.dtype)
-    shape = {0: (0,), 1: (width, width), 2: (sites, width, width)}[pairs]
-    table = np.empty((len(ranges) if pairs == 1 else 1, *shape), e.dtype)
-    ends = np.empty((2, len(ranges), width), e.dtype)
+    # A sum over instances is taken for each part of a large batch, and the parts are added in order.
+    summed = [[np.empty(shape, e.dtype), np.empty(width, e.dtype), np.empty(width, e.dtype)] for _ in ranges]
+    if pairs == 2:
+        for part in summed[1:]:
+            part[0] = summed[0][0]
     record, weights, sites_out, loop = kept.numpy(), flat(weight), unary.reshape(-1), loops().backward
 
     def task(part: int, first: int, stop: int) -> None:
-        pairs_out = table[part if pairs == 1 else 0].reshape(-1)
+        table, head, tail = summed[part]
         loop(
-            e, tr, s, t, o, width, padded, per_edge, pairs, record, weights, sign, sites_out, pairs_out,
-            ends[0, part], ends[1, part], first, stop,
+            e, tr, s, t, o, width, padded, per_edge, pairs, record, weights, sign, sites_out, table.reshape(-1),
+            head, tail, first, stop,
         )  # fmt: skip
 
     parallel.run(task, ranges)
-    summed = (x[0] if len(x) == 1 else x.sum(0, dtype=np.float64).astype(e.dtype) for x in (table, ends[0], ends[1]))
-    return torch.from_numpy(unary), *(torch.from_numpy(x) for x in summed)  # type: ignore[return-value]
+    whole = summed[0]
+    if len(ranges) > 1:
+        for k in (1, 2) if pairs != 1 else (0, 1, 2):
+            whole[k] = np.sum([part[k] for part in summed], axis=0, dtype=np.float64).astype(e.dtype)
+    give = torch.from_numpy
+    return give(unary), give(whole[0]), give(whole[1]), give(whole[2])
 
 
 def backward_fake(

@@ -22,9 +22,10 @@ SITE = 1_000  # what a site costs beside its table
 def parts(offsets: np.ndarray, work_per_site: int) -> list[tuple[int, int]]:
     """Ranges of instances of about the same number of sites; one range unless the batch is large."""
     instances = offsets.size - 1
-    if instances < 2 or int(offsets[-1]) * (work_per_site + SITE) < LARGE:
+    sites = offsets.item(instances)
+    if sites * (work_per_site + SITE) < LARGE or instances < 2:
         return [(0, instances)]
-    wanted = np.linspace(0, int(offsets[-1]), PARTS + 1)
+    wanted = np.linspace(0, sites, PARTS + 1)
     edges = np.unique(np.searchsorted(offsets[:-1], wanted[1:-1]))
     bounds = [0, *(int(b) for b in edges if 0 < b < instances), instances]
     return list(zip(bounds[:-1], bounds[1:], strict=True))

@@ -79,7 +79,7 @@ class Exhaustive(IterativeMinimizer[Enumeration]):
 
     def cost(self, graph: FactorGraph, query: Query) -> Cost | None:
         sizes = _log_sizes(graph).exp()
-        return Cost(float(sizes.sum()) * max(1, len(graph.factors)), int(sizes.max()) if sizes.numel() else 0)
+        return Cost(float(sizes.sum()) * max(1, len(graph.factors)), round(float(sizes.max())) if sizes.numel() else 0)
 
     def begin(
         self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator | None
@@ -111,6 +111,9 @@ class Exhaustive(IterativeMinimizer[Enumeration]):
         energy = energy.masked_fill(~inside, torch.inf)
         return replace(state, energies=torch.cat([state.energies, energy]))
 
+    def witness(self, state: Enumeration) -> Claim:
+        return Claim("enumeration")
+
     def progress(self, state: Enumeration) -> Progress:
         raw = state.energies.detach()
         seen = raw.shape[0]
@@ -137,7 +140,6 @@ class Exhaustive(IterativeMinimizer[Enumeration]):
     ) -> Answer:
         result, state = self.iterate(graph, query, budget=budget, generator=generator)
         if query.ask is Ask.MINIMIZE:
-            result = replace(result, witness=Claim("enumeration"))
             return _marginal_map(graph, query, state, result) if query.sum_out else _k_best(graph, query, state, result)
         finished = result.status == int(Status.CONVERGED)
         log_z = safe_logsumexp(-state.energies / query.temperature)
