@@ -35,7 +35,7 @@ test-all: check
 	$(BIN)/python -m pytest -q
 
 bench: $(BENCH_INSTALLED)
-	$(BIN)/python -m benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel

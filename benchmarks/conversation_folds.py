@@ -42,7 +42,9 @@ def ours(fold: int, template: str, overrides: Sequence[str]) -> tuple[Tags, floa
     schema = task.fit(train)
     model = build_model(config.energies, schema, seed=options.seed)
     predictor = es.Predictor(task, schema, model, batch_size=256)
-    trace = es.fit(model, task, schema, train, config.loss, options, evaluate=dev_scorer(predictor, dev), metric=task.metric)
+    trace = es.fit(
+        model, task, schema, train, config.loss, options, evaluate=dev_scorer(predictor, dev), metric=task.metric
+    )
     spent = time.process_time() - begin
     return [a.output["tags"] for a in predictor([e.x for e in test], detail=False)], spent, 100 * trace.best
 

@@ -29,7 +29,9 @@ def weights(buckets: int, states: int, seed: int = 0, dtype: torch.dtype = torch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize(("n", "width", "buckets", "states"), [(7, 5, 40, 3), (50, 9, 1 << 10, 17), (0, 4, 8, 2)])
-def test_gather_sum_equals_its_twin(n: int, width: int, buckets: int, states: int, sparse: bool, dtype: torch.dtype) -> None:
+def test_gather_sum_equals_its_twin(
+    n: int, width: int, buckets: int, states: int, sparse: bool, dtype: torch.dtype
+) -> None:
     """Values and gradients of the loops equal embedding_bag's; id 0 adds nothing although row 0 is not zero."""
     ids = some_ids(n, width, buckets)
     ours, twin = weights(buckets, states, dtype=dtype), weights(buckets, states, dtype=dtype)
@@ -68,7 +70,8 @@ CHECKS = ("test_schema", "test_faketensor")
 def test_gradient_by_finite_differences() -> None:
     """gradcheck agrees in float64."""
     ids = some_ids(6, 4, 12)
-    assert torch.autograd.gradcheck(lambda w: gather_sum(w, ids, sparse=False).sin(), (weights(12, 3, dtype=torch.float64),))
+    w = weights(12, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda w: gather_sum(w, ids, sparse=False).sin(), (w,))
 
 
 def test_double_backward_is_refused() -> None:

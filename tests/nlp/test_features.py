@@ -131,7 +131,7 @@ def test_ids_never_change() -> None:
     assert rows.ids.tolist() == GOLDEN
 
 
-GOLDEN = [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+GOLDEN = [[1021831, 843772, 270129, 341741, 470978], [785725, 504260, 613060, 157146, 470978]]
 
 
 def test_a_slot_keeps_its_ids_when_others_come_and_go() -> None:
