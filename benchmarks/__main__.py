@@ -13,7 +13,9 @@ LONG = ("conversation_folds",)
 def main() -> int:
     """Run each in a process of its own with one thread; the exit code is that of the first that failed."""
     names = sys.argv[1:] or [*QUICK, *LONG]
-    known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__", "timing"))
+    known = sorted(
+        p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__", "timing")
+    )
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}\n")

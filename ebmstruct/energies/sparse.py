@@ -61,7 +61,11 @@ _library = torch.library.Library("ebmstruct", "FRAGMENT")
 for _signature, _kernel, _fake in (
     ("sparse_gather(Tensor weight, Tensor ids) -> Tensor", _gather, _gather_fake),
     ("sparse_scatter(Tensor gradient, Tensor ids, int num_buckets) -> (Tensor, Tensor)", _scatter, _scatter_fake),
-    ("sparse_scatter_dense(Tensor gradient, Tensor ids, int num_buckets) -> Tensor", _scatter_dense, _scatter_dense_fake),
+    (
+        "sparse_scatter_dense(Tensor gradient, Tensor ids, int num_buckets) -> Tensor",
+        _scatter_dense,
+        _scatter_dense_fake,
+    ),
 ):
     _name = _signature.partition("(")[0]
     _library.define(_signature)

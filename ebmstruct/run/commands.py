@@ -57,7 +57,9 @@ def predict(arguments: argparse.Namespace) -> None:
     predictor = load(arguments.run, device=arguments.device)
     predictions = predictor.predict_text(text, deadline_s=arguments.deadline)
     if not predictions:
-        raise DataError(f"{arguments.input!r} holds no input for {predictor.task.name}; give a text, a file, or - and a text")
+        raise DataError(
+            f"{arguments.input!r} holds no input for {predictor.task.name}; give a text, a file, or - and a text"
+        )
     write = _prediction_json if arguments.json else _prediction_text
     lines = [write(predictor.task, p) for p in predictions]
     if arguments.output:

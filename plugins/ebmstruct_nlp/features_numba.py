@@ -40,7 +40,6 @@ RUN_FIRST, RUN_LAST, RUN_BEFORE, RUN_AFTER, RUN_PLACE, RUN_LENGTH = range(100, 1
 KIND_LOWER, KIND_TITLE, KIND_UPPER, KIND_OTHER = 0, 1, 2, 3
 
 
-
 def compiled(function: Callable[..., Any]) -> Any:
     """The loop compiled, and cached on disk unless no cache folder can be written."""
     try:

@@ -45,7 +45,9 @@ class Records:
 def looks_like_records(text: str) -> bool:
     """Whether the first line that is not empty opens a JSON object, or an array as spaCy's examples do."""
     line = text[:1000].lstrip()
-    return (line[:1] == "{" and line[1:].lstrip()[:1] in ('"', "}")) or (line[:1] == "[" and line[1:].lstrip()[:1] in '"{')
+    return (line[:1] == "{" and line[1:].lstrip()[:1] in ('"', "}")) or (
+        line[:1] == "[" and line[1:].lstrip()[:1] in '"{'
+    )
 
 
 def read_records(content: Content, options: ReadOptions) -> Records:
