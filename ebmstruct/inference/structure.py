@@ -90,7 +90,8 @@ def describe(graph: FactorGraph) -> str:
         return f"{head}; a chain over {chain.block!r} with {chain.num_states} states"
     forest = forest_facts(graph)
     if isinstance(forest, ForestFacts):
-        return f"{head}; a forest of {_many(forest.pairs.first.size, 'pair')}, up to {forest.num_states.max(initial=0)} states"
+        pairs, most = _many(forest.pairs.first.size, "pair"), forest.num_states.max(initial=0)
+        return f"{head}; a forest of {pairs}, up to {most} states"
     return f"{head}; {forest}"
 
 
