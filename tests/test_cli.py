@@ -164,7 +164,13 @@ def test_unexpected_fault(finished: Path, capsys: pytest.CaptureFixture[str], mo
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped(task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_stopped(
+    task: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    number: int,
+) -> None:
     """Ctrl-C and SIGTERM end with code 1 and the sentence that tells how to go on; going on works."""
 
     class Stopping(Quiet):
@@ -172,6 +178,9 @@ def test_stopped(task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
             if progress.event is not None and progress.event.epoch == 2:
                 signal.raise_signal(number)
 
+    # a shell that started the tests in the background has them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with monkeypatch.context() as patch:
         patch.setattr(ebmstruct.run.commands, "display", lambda quiet: Stopping())
         assert main(["run", "t.yaml", "-q"]) == 1

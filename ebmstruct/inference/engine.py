@@ -148,6 +148,8 @@ def certify(graph: FactorGraph, proposed: Result) -> Result:
     rounding put above the energy is lowered to it;
     an instance whose energy is NaN ends NONFINITE, one whose bound is +inf INFEASIBLE.
     """
+    if graph.evidence is not None:
+        proposed = replace(proposed, assignment=Assignment(graph.complete(proposed.assignment)))
     energy = graph.energy(proposed.assignment)
     if proposed.witness is None:
         proposed = replace(proposed, lower_bound=torch.full_like(energy, -torch.inf))

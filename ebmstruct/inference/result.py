@@ -36,7 +36,7 @@ _MESSAGES = {
     Status.MAX_STEPS: "The budget of steps was used up; this is the best answer found.",
     Status.DEADLINE: "The deadline came; this is the best answer found.",
     Status.INFEASIBLE: "No assignment has finite energy: the hard constraints contradict each other.",
-    Status.NONFINITE: "An energy was NaN, so no answer can be trusted.",
+    Status.NONFINITE: "An energy was NaN or minus infinity, so no answer can be trusted.",
 }
 
 
@@ -169,6 +169,11 @@ class Marginals:
     factor_beliefs: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def statuses(self) -> list[Status]:
+        """The status of each instance as a member of Status; beliefs of an INFEASIBLE one are 0."""
+        return [Status(s) for s in self.status.tolist()]
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -183,6 +188,11 @@ class Samples:
     status: Tensor
     solver: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def statuses(self) -> list[Status]:
+        """The status of each instance as a member of Status; draws of an INFEASIBLE one mean nothing."""
+        return [Status(s) for s in self.status.tolist()]
 
 
 Answer = Result | Marginals | Samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,8 @@ class TrainingOptions:
     (0 counts from the first; none: never) and evaluate and save that (Polyak and Juditsky 1992).
     patience: stop after this many epochs without a better dev metric.  keep_best: end with the best epoch's weights.
     evaluate_every: epochs between evaluations on dev.  seed: of shuffling, initial weights and noise.
-    device: cpu, cuda, cuda:0, mps ...  threads: of torch in this process.
+    device: cpu, cuda, cuda:0, mps ...  threads: of torch in this process, at most as
+    many as there are processors.
     """
 
     epochs: int = 10
@@ -53,7 +55,7 @@ class TrainingOptions:
             for name, rule, fine in (
                 ("epochs", "at least 1", self.epochs >= 1),
                 ("batch_size", "at least 1", self.batch_size >= 1),
-                ("lr", "above 0", self.lr > 0),
+                ("lr", "above 0 and finite", 0 < self.lr < math.inf),
                 ("weight_decay", "at least 0", self.weight_decay >= 0),
                 ("sparse_lr", "above 0, or left out", self.sparse_lr is None or self.sparse_lr > 0),
                 ("sparse_decay", "at least 0", self.sparse_decay >= 0),
@@ -65,6 +67,7 @@ class TrainingOptions:
                 ("patience", "at least 1, or left out", self.patience is None or self.patience >= 1),
                 ("evaluate_every", "at least 1", self.evaluate_every >= 1),
                 ("threads", "at least 1", self.threads >= 1),
+                ("seed", "from 0 to 2^63 - 1", 0 <= self.seed < 2**63),
             )
             if not fine
         ]

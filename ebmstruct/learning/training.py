@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.energies import EnergyModel, Inputs
-from ebmstruct.errors import ConfigError, RunFolderError, TrainingDiverged
+from ebmstruct.errors import ConfigError, DataError, RunFolderError, TrainingDiverged
 from ebmstruct.graph import Assignment, Factor, FactorGraph
 from ebmstruct.inference import Solver
 from ebmstruct.learning.checkpoint import load_tree, save_tree
@@ -90,7 +91,7 @@ def fit(
     run = _Training(model, task, schema, train, loss, options or TrainingOptions(), solver, on_event)
     threads = torch.get_num_threads()
     noise = torch.default_generator.get_state()
-    torch.set_num_threads(run.options.threads)
+    torch.set_num_threads(min(run.options.threads, os.cpu_count() or 1))
     try:
         return run.go(evaluate, metric, checkpoint, resume)
     finally:
@@ -127,6 +128,8 @@ class _Training:
     ) -> None:
         self.model, self.task, self.schema, self.loss, self.options = model, task, schema, loss, options
         self.solver, self.on_event = solver, on_event
+        if not train:
+            raise DataError("there is no example to train on; at least one is needed")
         self.device = resolve_device(options.device)
         model.to(self.device)
         model.train()

@@ -62,11 +62,16 @@ def predict(arguments: argparse.Namespace) -> None:
         )
     write = _prediction_json if arguments.json else _prediction_text
     lines = [write(predictor.task, p) for p in predictions]
+    stuck = [i for i, p in enumerate(predictions, 1) if p.status == "INFEASIBLE"]
     if arguments.output:
         write_text(Path(arguments.output), "".join(line + "\n" for line in lines))
     else:
         for line in lines:
             _write(line)
+    if stuck:
+        raise DataError(
+            f"input {', '.join(map(str, stuck[:10]))}: no answer obeys both what is forced and the hard constraints"
+        )
 
 
 def explain(arguments: argparse.Namespace) -> None:
@@ -100,10 +105,12 @@ def _input(given: str) -> str:
     else:
         name = given
         try:
-            there = Path(given).is_file()
+            there, folder = Path(given).is_file(), Path(given).is_dir()
         except (OSError, ValueError):  # a long text is no file name
-            there = False
+            there = folder = False
         if not there:
+            if folder:
+                raise DataError(f"{given} is a folder; give a text, a file of text, or - for standard input")
             if re.fullmatch(r"\S*[/\\]\S*\.\w{1,5}|\S+\.(txt|jsonl?|conllu?|csv|tsv|iob2?|gz)", given):
                 raise DataError(f"no such file: {given}; to predict these very characters, give them with - as input")
             return given
@@ -119,12 +126,18 @@ def _input(given: str) -> str:
 
 
 def _prediction_json(task: Any, prediction: Any) -> str:
+    if prediction.status == "INFEASIBLE":
+        return json.dumps({"status": prediction.status, "energy": None})
     names = ("energy", "lower_bound", "gap", "status")
     record = task.record(prediction.x, prediction.output) | {name: getattr(prediction, name) for name in names}
     return json.dumps(plain(record), ensure_ascii=False)
 
 
 def _prediction_text(task: Any, prediction: Any) -> str:
+    if prediction.status == "INFEASIBLE":
+        return (
+            f"{' '.join(map(str, prediction.x))}\n  no answer: what is forced breaks the hard constraints, INFEASIBLE"
+        )
     proof = f"gap {prediction.gap:.3g}" if prediction.gap != float("inf") else "no bound"
     return (
         f"{task.show(prediction.x, prediction.output)}\n  energy {prediction.energy:.4f}, {proof}, {prediction.status}"

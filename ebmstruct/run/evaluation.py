@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ebmstruct.errors import PluginError
 from ebmstruct.extend.task import Evaluation, Example, Task
 from ebmstruct.run.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +56,15 @@ def evaluate(
         target += _target_energies(predictor, [examples[i] for i in positions], graph, prepared, positions)
         if on_progress:
             on_progress(len(outputs), len(examples))
+    unreachable = sum(value == math.inf for value in target)
+    if unreachable:
+        logger.warning(
+            "%s: %d of %d correct answers cannot be given by this model: they hold labels that it never saw in training, "
+            "or break its hard constraints",
+            split,
+            unreachable,
+            len(examples),
+        )
     metrics = scored(predictor, examples, outputs)
     metrics["inference"] = _facts(energy, target, gap, status) | {"seconds": wall, "cpu_seconds": cpu}
     return Evaluation(split, examples, outputs, energy, target, gap, status, metrics)
@@ -171,6 +183,7 @@ def _facts(
     gaps = [g for g in gap if math.isfinite(g)]
     return {
         "statuses": dict(Counter(status)),
+        "unreachable": sum(t == math.inf for t in target),
         "largest_gap": max(gaps, default=None),
         "without_bound": len(gap) - len(gaps),
         "mean_energy_predicted": sum(e for e, _ in finite) / len(finite) if finite else None,

@@ -131,9 +131,15 @@ def _training(report: Report) -> str:
         values = _column(rows, metric)
         best = max(range(len(rows)), key=lambda i: values[i] if math.isfinite(values[i]) else -math.inf)
         figures.append(Chart(f"{upper(words(metric))} on dev", {metric: values}, epochs, "epoch", words(metric)))
+        options = report.config.train
+        kept = (
+            "its weights were kept"
+            if getattr(options, "keep_best", True)
+            else "the weights after the last one were kept, as the task file asks"
+        )
         said = (
             f"Of {number(len(rows))} epochs, number {number(epochs[best])} was best on dev "
-            f"({text(words(metric))} {number(values[best])}); its weights were kept. "
+            f"({text(words(metric))} {number(values[best])}); {kept}. "
         )
     seconds, cpu = sum(_column(rows, "seconds")), sum(_column(rows, "cpu_seconds"))
     if math.isfinite(seconds):

@@ -16,6 +16,8 @@ from ebmstruct import Assignment, FactorGraph, Marginals
 from ebmstruct_nlp.schemes import BIO, OUTSIDE, Scheme, Tag, convert, scheme_named
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
 
+UNKNOWN, FOREIGN = -1, -2
+
 
 @lru_cache(maxsize=16)
 def index_of(tags: tuple[str, ...]) -> dict[str, int]:
@@ -24,23 +26,27 @@ def index_of(tags: tuple[str, ...]) -> dict[str, int]:
 
 
 def encode_tags(ys: Sequence[Sequence[Tag]], schema: TagSchema) -> Assignment:
-    """Tags (BIO, or plain) of sentences as states; a tag of None, or one never seen in training, is unknown.
+    """Tags (BIO, or plain) of sentences as states; a tag of None is unknown.
 
+    A tag that the model does not have is allowed no state, so that no assignment agrees with it.
     In a scheme that marks the ends of spans, a span next to an unknown token is unknown too, since nobody says
     where it ends.
     """
     if schema.scheme not in ("bio", "plain"):
         ys = [_respelt(y, scheme_named(schema.scheme)) for y in ys]
-    index: dict[Tag, int] = {None: -1} | {tag: state for state, tag in enumerate(schema.tags)}
+    index: dict[Tag, int] = {None: UNKNOWN} | {tag: state for state, tag in enumerate(schema.tags)}
     try:
         rows = np.fromiter(map(index.__getitem__, chain.from_iterable(ys)), np.int64)
     except KeyError:
-        rows = np.array([index.get(tag, -1) for y in ys for tag in y], dtype=np.int64)
+        rows = np.array([index.get(tag, FOREIGN) for y in ys for tag in y], dtype=np.int64)
     states = torch.from_numpy(rows)
     known = states >= 0
     if bool(known.all()):
         return Assignment({BLOCK: states})
-    return Assignment({BLOCK: states.clamp(min=0)}, known={BLOCK: known})
+    allowed = {}
+    if bool((states == FOREIGN).any()):
+        allowed[BLOCK] = (states != FOREIGN)[:, None].repeat(1, len(schema.tags))
+    return Assignment({BLOCK: states.clamp(min=0)}, known={BLOCK: known}, allowed=allowed)
 
 
 def _respelt(y: Sequence[Tag], scheme: Scheme) -> Sequence[Tag]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ebmstruct.errors import DataError
 from ebmstruct_nlp.schemes import BIO, Scheme, Span, Tag
@@ -37,7 +37,9 @@ def span_scores(
         expected = set(scheme.spans(correct))
         found = set(scheme.spans(answer))
         if None in correct:
-            judged = {span for span in found if None not in correct[span[0] : span[1]]}
+            doubtful = _doubtful(correct, expected)
+            expected = {span for span in expected if not doubtful[span[0] : span[1]].any()}
+            judged = {span for span in found if not doubtful[span[0] : span[1]].any()}
             unjudged += len(found) - len(judged)
             found = judged
         wanted.update([label for _, _, label in expected])
@@ -55,6 +57,16 @@ def span_scores(
         "types": per_type,
         "unjudged": unjudged,
     }
+
+
+def _doubtful(correct: Sequence[Tag], spans: Iterable[Span]) -> NDArray[np.bool_]:
+    """Sites nobody annotated, and those of spans beside one, since nobody says where such a span ends."""
+    doubtful = np.array([tag is None for tag in correct])
+    unknown = doubtful.copy()
+    for start, end, _ in spans:
+        if unknown[max(start - 1, 0)] or unknown[min(end, len(correct) - 1)]:
+            doubtful[start:end] = True
+    return doubtful
 
 
 def _ratios(right: int, given: int, wanted: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ from ebmstruct import Assignment, EnergyModel, FactorGraph, Task
 from ebmstruct.energies import SumOfEnergies
 from ebmstruct.extend import Cases, Chart, Evaluation, Section, Table
 from ebmstruct_nlp.encoding import encode_tags
+from ebmstruct_nlp.inputs import Sentence
 from ebmstruct_nlp.metrics import errors
 from ebmstruct_nlp.schemes import BIO, PLAIN
 from ebmstruct_nlp.sparse_chain import SparseChain
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
+from ebmstruct_nlp.tokenizing import character_spans
 
 WORST = 20
 REASONS = 8
@@ -93,7 +96,8 @@ def _worst(evaluation: Evaluation, model: EnergyModel, schema: TagSchema, task: 
     guess = [o["tags"] for o in evaluation.outputs]
     wrong = {e["sentence"] for e in errors(gold, guess, scheme=PLAIN if plain else BIO)}
     above = {i: evaluation.target_energy[i] - evaluation.energy[i] for i in wrong}
-    order = sorted(wrong, key=lambda i: -above[i])[:WORST]
+    above = {i: difference for i, difference in above.items() if math.isfinite(difference)}
+    order = sorted(above, key=lambda i: -above[i])[:WORST]
     cases = []
     for i in order:
         x = evaluation.examples[i].x
@@ -120,8 +124,9 @@ def marked(x: Sequence[str], tags: Sequence[str | None], plain: bool, other: Seq
     if plain:
         pairs = zip(x, tags, other, strict=True)
         return ", ".join(f"{token}/{tag}" for token, tag, there in pairs if tag != there) or "(the same)"
-    spans = BIO.spans(tags)
-    return ", ".join(f"{' '.join(x[a:b])} [{label}]" for a, b, label in spans) or "(no entity)"
+    placed = x.placed if isinstance(x, Sentence) else Sentence(x).placed
+    found = character_spans(placed.text, placed.offsets, BIO.spans(tags))
+    return ", ".join(f"{span.text} [{span.label}]" for span in found) or "(no entity)"
 
 
 def reasons(
@@ -133,8 +138,8 @@ def reasons(
         graph = model.graph([x])
         right = Assignment(graph.complete(encode_tags([gold], schema)))
         found = encode_tags([guess], schema)
-    rows = _differences(graph, x, right, found)
-    rows += _features(model, schema, x, right[BLOCK], found[BLOCK])
+    features, told = _features(model, x, right[BLOCK], found[BLOCK])
+    rows = [row for row in _differences(graph, x, right, found) if row[0] not in told] + features
     rows.sort(key=lambda row: -abs(row[2]))
     return Table(
         "", ["term", "at", "difference"], [[a, b, f"{d:+.2f}"] for a, b, d in rows[:REASONS] if abs(d) > 0.005]
@@ -156,15 +161,20 @@ def _differences(graph: FactorGraph, x: Sequence[str], right: Assignment, found:
     return out
 
 
-def _features(model: EnergyModel, schema: TagSchema, x: Sequence[str], right: Tensor, found: Tensor) -> list[Row]:
-    """For sparse energies, what each feature of a wrongly tagged token said."""
-    parts = list(model.models) if isinstance(model, SumOfEnergies) else [model]
-    out: list[Row] = []
-    for part in parts:
+def _features(model: EnergyModel, x: Sequence[str], right: Tensor, found: Tensor) -> tuple[list[Row], set[str]]:
+    """For sparse energies, what each feature of a wrongly tagged token said; and the labels of the sums that it makes."""
+    parts: list[tuple[Any, float, str]] = [(model, 1.0, "")]
+    if isinstance(model, SumOfEnergies):
+        prefixes = [f"{name}/" for name in model.names]
+        parts = list(zip(model.models, model.weights, prefixes, strict=True))
+    rows: list[Row] = []
+    told: set[str] = set()
+    for part, weight, prefix in parts:
         if not isinstance(part, SparseChain):
             continue
+        told.add(f"{prefix}word")
         for site in (right != found).nonzero()[:, 0].tolist():
             for slot, energies in part.evidence(x, site).items():
-                d = float(energies[right[site]] - energies[found[site]])
-                out.append((f"feature {slot}", f"{x[site]} ({site + 1})", d))
-    return out
+                d = weight * float(energies[right[site]] - energies[found[site]])
+                rows.append((f"feature {slot}", f"{x[site]} ({site + 1})", d))
+    return rows, told

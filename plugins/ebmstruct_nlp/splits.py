@@ -75,7 +75,7 @@ def find_splits(folder: str | os.PathLike[str], *, required: Sequence[str] = ("t
 def _listing(root: Path) -> list[Path]:
     """The visible files of a folder in the order of their names."""
     if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
+        what = "is a file" if root.exists() else f"does not exist (looked for {root.absolute()})"
         raise DataError(f"{root} {what}; a folder with train, dev and test files is needed, or {EXPLICIT}")
     try:
         return sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -144,6 +146,10 @@ class TaggingTask(Task):
 
     def evidence(self, xs: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment | None:
         """The tags that a sentence's own ``forced`` demands."""
+        if any(isinstance(x, str) for x in xs):
+            raise DataError(
+                "an input is a tuple of tokens, and this one is a text; use predict_text, or Sentence and a Tokenizer"
+            )
         if not any(getattr(x, "forced", ()) for x in xs):
             return None
         forced = [getattr(x, "forced", ()) or (None,) * len(x) for x in xs]
@@ -180,8 +186,8 @@ class TaggingTask(Task):
         """One sentence a line, cut by the tokenizer; or JSON lines with ``tokens`` and, to force tags, ``tags``."""
         tokenize = Tokenizer(self.tokenizer, self.language)
         out: list[Any] = []
-        for number, line in enumerate(raw.splitlines(), 1):
-            if line.startswith("{"):
+        for number, line in enumerate(raw.split("\n"), 1):
+            if re.match(r'\s*\{\s*"tokens"', line):
                 out.append(_forced_sentence(line, number))
             elif line.strip():
                 placed = tokenize(line)
@@ -224,6 +230,11 @@ class Ner(TaggingTask):
     spurious: float = 1.0
     confused: float = 1.0
     kin: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("missed", "spurious", "confused"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite; found {getattr(self, name)}")
 
     @property
     def encoding(self) -> str:

@@ -102,11 +102,19 @@ def test_tags_survive_encoding(scheme: str) -> None:
 
 
 def test_unknown_tags_are_latent() -> None:
-    """None, and a tag never seen in training, are unknown sites; in BIOES a span beside one is unknown too."""
-    target = encode_tags([("B-PER", None, "O", "B-ORG")], schema_for("bio"))
-    assert target.known[BLOCK].tolist() == [True, False, True, False]
+    """None is an unknown site; in BIOES a span beside one is unknown too."""
+    target = encode_tags([("B-PER", None, "O", "B-LOC")], schema_for("bio"))
+    assert target.known[BLOCK].tolist() == [True, False, True, True]
     target = encode_tags([("O", "B-PER", None, "O")], schema_for("bioes"))
     assert target.known[BLOCK].tolist() == [True, False, False, True]
+
+
+def test_a_tag_that_the_model_lacks_cannot_be_right() -> None:
+    """The energy of a sentence with a type never seen in training is infinite, and its neighbour's is not."""
+    schema = schema_for("bio")
+    graph = random_graph(schema, [2, 2], 0)
+    target = encode_tags([("B-ORG", "O"), ("B-PER", "O")], schema)
+    assert es.minimize(graph.condition(target)).energy.isfinite().tolist() == [False, True]
 
 
 def test_the_cost_of_confusions() -> None:
