@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 import ebmstruct as es
 from ebmstruct_nlp import NeuralChain, SparseChain
 from ebmstruct_nlp.encoding import encode_tags
+from ebmstruct_nlp.neural import neighbours, packed_order
 from ebmstruct_nlp.schemes import BIO
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
 
@@ -114,3 +117,52 @@ def test_it_joins_the_sparse_energy() -> None:
     moved = {k.split(".")[1] for k, v in both.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"0", "1"}
     assert {f.label for f in both.graph(sentences(2)).factors} >= {"sparse/word", "neural/context"}
+
+
+def test_neighbours_by_hand() -> None:
+    """Sentences of 2, 0 and 1 tokens: a site sees its own sentence only; 3 stands for no neighbour."""
+    found = neighbours(torch.tensor([0, 2, 2, 3]), 1)
+    assert found.tolist() == [[3, 0, 1], [0, 1, 3], [3, 2, 3]]
+
+
+def test_packed_order_by_hand() -> None:
+    """Sentences of 1, 0 and 3 tokens: first words of the longest first, then second words, then third."""
+    order, sizes = packed_order(torch.tensor([0, 1, 1, 4]))
+    assert order.tolist() == [1, 0, 2, 3]
+    assert sizes.tolist() == [2, 1, 1]
+
+
+def test_scores_are_negated_once() -> None:
+    """The energies of the factor "context" are the scores with the other sign."""
+    net = model().eval()
+    inputs = net.prepare(sentences(3))
+    (factor,) = (f for f in net(inputs).factors if f.label == "context")
+    assert torch.equal(factor.values()[0], -net.scores(inputs))
+
+
+def test_frozen_vectors_are_an_input(tmp_path: Path) -> None:
+    """A word's vector changes its scores, is no parameter, and is looked up anew for unseen words."""
+    path = tmp_path / "v.txt"
+    path.write_text("ada 1 0\nnewcomer 0 5\n")
+    net = model(vectors=str(path)).eval()
+    inputs = net.prepare([("Ada", "stranger", "newcomer")])
+    assert inputs.vectors.tolist() == [[1, 0], [0, 0], [0, 5]]
+    blind = replace(inputs, vectors=torch.zeros_like(inputs.vectors))
+    words, without = (net.words(i.ids, i.vectors) for i in (inputs, blind))
+    assert [bool((a != b).any()) for a, b in zip(words, without, strict=True)] == [True, False, True]
+    assert all(p.shape != inputs.vectors.shape for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "width: found 0; at least 1"),
+        ({"dropout": 1.0}, r"dropout: found 1.0; legal is a rate in \[0, 1\)"),
+        ({"context": "recurrent", "width": 7}, "width: found 7; .* even"),
+        ({"attributes": ["word", "colour"]}, "names 'colour'; legal are"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Each fault names the option, what was found and what is legal."""
+    with pytest.raises(es.ConfigError, match=message):
+        NeuralChain(schema(), **options)

@@ -56,3 +56,39 @@ def test_missing_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "v.npz").write_bytes(b"rubbish")
     with pytest.raises(DataError, match="no readable"):
         open_vectors(str(tmp_path / "v.npz"))
+
+
+def test_a_spacy_package_serves(tmp_path: Path) -> None:
+    """The folder of a spaCy package gives the vectors that it holds; one without vectors is refused."""
+    spacy = pytest.importorskip("spacy")
+    language = spacy.blank("en")
+    language.to_disk(tmp_path / "bare")
+    with pytest.raises(DataError, match="has no word vectors"):
+        open_vectors(str(tmp_path / "bare"))
+    for word, vector in zip(("Paris", "lived", "."), WANTED[[0, 1, 3]], strict=True):
+        language.vocab.set_vector(word, vector)
+    language.to_disk(tmp_path / "rich")
+    vectors = open_vectors(str(tmp_path / "rich"))
+    assert vectors.size == 3
+    assert np.array_equal(vectors.of(WORDS), WANTED)
+
+
+def test_words_with_blanks_are_stepped_over(tmp_path: Path) -> None:
+    """A line whose word holds a blank is no fault, and does not pass for its first part."""
+    path = tmp_path / "v.txt"
+    path.write_text("a 1 2\nParis at 3 4\nParis 5 6\n")
+    assert open_vectors(str(path)).of(["Paris"]).tolist() == [[5, 6]]
+
+
+def test_archives_must_hold_both_arrays(tmp_path: Path) -> None:
+    """Missing arrays and wrong types are named, and nothing in an archive is executed."""
+    path = tmp_path / "v.npz"
+    np.savez(path, tokens=np.array(["a"]))
+    with pytest.raises(DataError, match="holds tokens; it must hold words"):
+        open_vectors(str(path))
+    np.savez(path, words=np.array(["a"]), vectors=np.array([[1, 2]]))
+    with pytest.raises(DataError, match="floating-point numbers are needed"):
+        open_vectors(str(path))
+    np.savez(path, words=np.array(["a"], dtype=object), vectors=np.ones((1, 2)))
+    with pytest.raises(DataError, match="no readable"):
+        open_vectors(str(path))
