@@ -55,8 +55,8 @@ def _scatter_dense_fake(gradient: Tensor, ids: Tensor, num_buckets: int) -> Tens
     return gradient.new_empty((num_buckets, gradient.shape[1]))
 
 
-# Defined one by one rather than by ``torch.library.custom_op``, whose wrapper imports torch's compiler at its first call:
-# a second that every prediction from the command line would wait for.
+# Defined one by one rather than by ``torch.library.custom_op``, whose wrapper imports torch's compiler at its first
+# call: a second that every prediction from the command line would wait for.
 _library = torch.library.Library("ebmstruct", "FRAGMENT")
 for _signature, _kernel, _fake in (
     ("sparse_gather(Tensor weight, Tensor ids) -> Tensor", _gather, _gather_fake),
