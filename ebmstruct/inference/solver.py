@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Answer, Budget, Query, Result, Status, Witness
 
@@ -50,7 +51,9 @@ class Solver(ABC):
 
     def log_partition(self, graph: FactorGraph, temperature: float = 1.0) -> Tensor:
         """(B,) log of the sum of exp(-E / temperature), differentiable in the factors' values."""
-        raise NotImplementedError(f"{self.name} does not compute a differentiable log partition")
+        raise SolverRefusal(
+            f"{self.name} does not compute a differentiable log partition", {self.name: "it only minimises"}
+        )
 
     def cost(self, graph: FactorGraph, query: Query) -> Cost | None:
         """What ``solve`` is expected to cost; None where it cannot be said."""

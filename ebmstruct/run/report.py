@@ -109,7 +109,7 @@ def _headline(report: Report) -> str:
         facts = {k: v for k, v in evaluation.metrics.items() if k not in (metric, "examples") and is_number(v)}
         spent = evaluation.metrics.get("inference", {}).get("cpu_seconds")
         if spent:
-            facts["examples predicted a processor second"] = round(len(evaluation.examples) / spent)
+            facts["examples a CPU second"] = round(len(evaluation.examples) / spent)
         count = evaluation.metrics.get("examples", len(evaluation.examples))
         cards.append(
             f'<div class="card"><p class="split">{text(evaluation.split)} · {number(count)} examples</p>'
