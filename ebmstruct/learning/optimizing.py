@@ -55,7 +55,9 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizers:
         table.sparse = options.optimizer != "lbfgs"
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "lbfgs":
-        return Optimizers([torch.optim.LBFGS(parameters, lr=options.lr, max_iter=5, line_search_fn="strong_wolfe")])
+        # ten pairs, not torch's hundred: a history of a hundred hashed tables would fill the memory
+        lbfgs = torch.optim.LBFGS(parameters, lr=options.lr, max_iter=5, history_size=10, line_search_fn="strong_wolfe")
+        return Optimizers([lbfgs])
     rows = {id(table.weight) for table in tables}
     if options.optimizer == "adagrad":
         rows = {id(p) for p in parameters}

@@ -215,6 +215,7 @@ class _Training:
         first: list[float] = []
 
         def closure() -> float:
+            self._seed_noise(0)  # the line search needs one function, not a new one at each call
             self.optimizer.zero_grad(set_to_none=True)
             total = 0.0
             for begin in range(0, len(self.ys), 1024):
