@@ -87,6 +87,10 @@ class TaggingTask(Task):
         corpus = self._read()
         for split, report in corpus.reports.items():
             log.info("%s: %s", split, report.describe())
+        found = {name for report in corpus.reports.values() for pair in report.mapped for name in _names(pair)}
+        idle = sorted(set(self.labels or ()) - found)
+        if idle and self.data != "hkcancor":
+            log.warning("labels: %s is in none of the files, so mapping it changed nothing", ", ".join(idle))
         return corpus
 
     def _read(self) -> CorpusSplits:
@@ -332,6 +336,12 @@ def _cost(
     if BLOCK in target.known:
         rows = rows * target.known[BLOCK][:, None]
     return (TableFactor((BLOCK,), "cost", rows),)
+
+
+def _names(pair: str) -> tuple[str, str]:
+    """The tag and the type that a report's ``B-OTH -> O`` is about."""
+    tag = pair.partition(" -> ")[0]
+    return tag, tag.partition("-")[2]
 
 
 def _sure(output: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -237,3 +237,12 @@ def test_the_report_names_what_decided(folder: Path) -> None:
     found = reasons(predictor.model, schema, x, ("O",) * len(x), BIO.tags([(0, 2, "PER")], len(x)))
     terms = [row[0] for row in found.rows]
     assert any(t.startswith("feature ") for t in terms) and found.columns == ["term", "at", "difference"]
+
+
+def test_a_mapping_that_matches_nothing_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt label in ``labels`` is named in a warning; one that is there is not."""
+    task = Ner(data=str(folder), labels={"LOC": "O", "NOPE": "O"})
+    assert not any(tag == "B-LOC" for e in task.examples("train") for tag in e.y)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "labels: NOPE is in none of the files, so mapping it changed nothing"
+    ]
