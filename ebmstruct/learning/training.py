@@ -99,16 +99,19 @@ def fit(
         torch.default_generator.set_state(noise)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; ConfigError, naming those there are, where this machine has none such."""
+def resolve_device(name: str, place: str = "train.device") -> torch.device:
+    """The device of that name; ConfigError, naming those there are, where this machine has none such.
+
+    place: what the message calls the setting.
+    """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises differs from device to device
         there = ["cpu"]
         there += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        raise ConfigError([f"train.device: {name!r} was asked for; this machine has {', '.join(there)}"]) from None
+        raise ConfigError([f"{place}: {name!r} was asked for; this machine has {', '.join(there)}"]) from None
     return device
 
 

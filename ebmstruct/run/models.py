@@ -1,11 +1,11 @@
-"""From the energies of a checked task file to a model, and from a device's name to a device."""
+"""From the energies of a checked task file to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ebmstruct.errors import ConfigError, EbmstructError, PluginError
+from ebmstruct.errors import EbmstructError, PluginError
 from ebmstruct.run.spec import EnergyTerm
 
 if TYPE_CHECKING:
@@ -32,21 +32,6 @@ def build_model(terms: Sequence[EnergyTerm], schema: Any, *, seed: int) -> Energ
         return models[0]
     names = [f"{term.name}.{i}" if _repeated(term, terms) else term.name for i, term in enumerate(terms)]
     return SumOfEnergies(models, weights, names)
-
-
-def check_device(name: str, place: str) -> None:
-    """ConfigError unless torch can compute on this device here. place: what the message calls the setting."""
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if name.partition(":")[0] == "cuda" and not torch.cuda.is_available():
-            reason = "torch finds no GPU on this machine"
-        else:
-            reason = str(error).strip().splitlines()[0]
-        raise ConfigError([f"{place}: {name!r} was asked, but {reason}; cpu works everywhere"]) from None
 
 
 def _repeated(term: EnergyTerm, terms: Sequence[EnergyTerm]) -> bool:

@@ -133,15 +133,16 @@ def load(path: Path | str, *, device: str = "cpu") -> Predictor:
 
     RunFolderError where the folder is no finished run, or is damaged. Nothing in it is executed.
     """
+    from ebmstruct.learning.training import resolve_device
     from ebmstruct.run.config import parse_config
     from ebmstruct.run.folder import CONFIG, RunFolder
-    from ebmstruct.run.models import build_model, check_device
+    from ebmstruct.run.models import build_model
 
     folder = RunFolder(path)
     manifest = folder.manifest()
     text = folder.checked(CONFIG, manifest).decode("utf-8", errors="replace")
     config = parse_config(text, CONFIG)
-    check_device(device, "device")
+    resolve_device(device, "device")
     schema = folder.read_schema(config.task, manifest)
     model = build_model(config.energies, schema, seed=0)
     folder.load_weights(model, manifest)

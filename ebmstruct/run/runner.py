@@ -22,7 +22,7 @@ from ebmstruct.run.environment import environment
 from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
 from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.logs import RunLog
-from ebmstruct.run.models import build_model, check_device
+from ebmstruct.run.models import build_model
 from ebmstruct.run.predictor import Predictor
 from ebmstruct.run.spec import RunConfig
 
@@ -76,10 +76,12 @@ def run(
     resume: go on after the last checkpoint of an unfinished run. force: replace the run that is there.
     Errors: any EbmstructError; until the data have been read and the model has been built nothing is written.
     """
+    from ebmstruct.learning.training import resolve_device
+
     started = time.perf_counter()
     tell = on_progress or (lambda progress: None)
     folder = RunFolder(config.output)
-    check_device(getattr(config.train, "device", "cpu"), config.place("train.device"))
+    resolve_device(getattr(config.train, "device", "cpu"), config.place("train.device"))
     folder.claim(resume=resume, force=force)
     with RunLog() as log:
         tell(Progress("reading data"))
