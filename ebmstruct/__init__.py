@@ -30,10 +30,12 @@ _HOMES = {
         "Discrete",
         "Factor",
         "FactorGraph",
+        "GridFactor",
         "Real",
         "ResidualFactor",
         "TableFactor",
         "Variables",
+        "potts_table",
         "union",
     ),
     "ebmstruct.inference": (
@@ -93,10 +95,12 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import TableFactor as TableFactor
     from ebmstruct.graph import Variables as Variables
+    from ebmstruct.graph import potts_table as potts_table
     from ebmstruct.graph import union as union
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import Exhaustive as Exhaustive

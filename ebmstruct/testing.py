@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import Assignment, ChainFactor, Discrete, FactorGraph, TableFactor, Variables
+from ebmstruct.graph import (
+    Assignment,
+    ChainFactor,
+    Discrete,
+    FactorGraph,
+    GridFactor,
+    TableFactor,
+    Variables,
+    potts_table,
+)
 
 States = tuple[int, ...]
 
@@ -142,3 +151,83 @@ def random_forest(
     cells = counts[index[0]] * counts[index[1]]
     pair_factor = TableFactor(("y", "y"), "pair", normal(int(cells.sum())), index=index, starts=cells.cumsum(0) - cells)
     return FactorGraph([block], [unary, pair_factor])
+
+
+def random_graph(
+    sizes: list[int],
+    most_states: int,
+    generator: torch.Generator,
+    *,
+    arities: tuple[int, ...] = (2, 3, 4),
+    rows: int = 6,
+    forbid: float = 0.0,
+    scale: float = 1.0,
+    blocks: int = 1,
+) -> FactorGraph:
+    """A batch of random graphs with cycles: mixed state counts, tables of several arities, some without any row.
+
+    Each instance's sites are spread over ``blocks`` blocks; about ``rows`` rows an arity join sites of an instance at
+    random; each entry is forbidden with probability ``forbid``.
+    """
+
+    def integer(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def normal(count: int) -> Tensor:
+        values = scale * torch.randn(count, generator=generator, dtype=torch.float64)
+        return values.masked_fill(torch.rand(count, generator=generator) < forbid, torch.inf)
+
+    names = [f"y{i}" for i in range(blocks)]
+    owner = [[integer(0, blocks) for _ in range(size)] for size in sizes]
+    made = {}
+    for b, name in enumerate(names):
+        lengths = [part.count(b) for part in owner]
+        counts = torch.randint(1, most_states + 1, (sum(lengths),), generator=generator)
+        made[name] = Variables.of_lengths(name, Discrete(counts), lengths)
+    factors = []
+    for name, block in made.items():
+        counts = block.state_counts
+        factors.append(
+            TableFactor((name,), f"unary_{name}", normal(int(counts.sum())), starts=counts.cumsum(0) - counts)
+        )
+    found: dict[tuple[str, ...], list[list[int]]] = {}
+    for instance in range(len(sizes)):
+        sites = [
+            (name, int(site))
+            for name, block in made.items()
+            for site in range(int(block.offsets[instance]), int(block.offsets[instance + 1]))
+        ]
+        for arity in arities:
+            for _ in range(integer(0, rows + 1) if len(sites) >= arity else 0):
+                chosen = [sites[i] for i in torch.randperm(len(sites), generator=generator)[:arity].tolist()]
+                found.setdefault(tuple(n for n, _ in chosen), []).append([s for _, s in chosen])
+    for i, (scope, index) in enumerate(sorted(found.items())):
+        sites_of_rows = torch.tensor(index, dtype=torch.long).T.contiguous()
+        cells = torch.ones(sites_of_rows.shape[1], dtype=torch.long)
+        for name, row in zip(scope, sites_of_rows, strict=True):
+            cells = cells * made[name].state_counts[row]
+        tables = normal(int(cells.sum()))
+        factors.append(TableFactor(scope, f"rows_{i}", tables, index=sites_of_rows, starts=cells.cumsum(0) - cells))
+    return FactorGraph(list(made.values()), factors)
+
+
+def random_grid(
+    shapes: list[tuple[int, int]], num_states: int, generator: torch.Generator, *, integers: bool = False
+) -> FactorGraph:
+    """A batch of Potts grids (height, width) with random unary energies and weights; all integers where asked."""
+    lengths = [h * w for h, w in shapes]
+    block = Variables.of_lengths("y", Discrete(num_states), lengths)
+
+    def draw(*shape: int) -> Tensor:
+        values = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        return (values * 20).round() if integers else values
+
+    grid = GridFactor(
+        ("y",),
+        "grid",
+        potts_table(num_states, torch.float64),
+        draw(sum(lengths)),
+        draw(sum(lengths)),
+        torch.tensor([w for _, w in shapes], dtype=torch.long),
+    )
+    return FactorGraph([block], [TableFactor(("y",), "unary", draw(sum(lengths), num_states)), grid])

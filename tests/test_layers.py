@@ -29,6 +29,8 @@ DOORS = {
     "torch_geometric": ("energies/graph_network.py",),
     "spacy": (),
     "rich": ("run/",),
+    "pytoulbar2": ("inference/",),
+    "ortools": ("inference/",),
     "numba": ("inference/kernels/", "energies/sparse_numba.py"),
 }
 """Library to the only places of ``ebmstruct/`` that may import it."""

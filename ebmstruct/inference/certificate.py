@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.result import Claim, Reparametrization, Result
+from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Result, Several, Witness
 from ebmstruct.inference.structure import ChainFacts, ForestFacts, chain_facts, forest_facts
+from ebmstruct.inference.table_view import TableView, table_refusal, table_view
 from ebmstruct.inference.views import chain_view, forest_view
+
+LARGEST_TABLE = 1 << 28
+"""Entries of the largest table that checking an elimination order may make; a larger one proves nothing here."""
 
 
 def bound(graph: FactorGraph, result: Result) -> Tensor:
@@ -17,13 +22,28 @@ def bound(graph: FactorGraph, result: Result) -> Tensor:
     Messages m move energy between terms without changing any total: along a chain
     E(y) = sum over t of [m(t-1, y(t-1)) + transition + emission(t, y(t)) - m(t, y(t))] + m(T, y(T)) + end, so the
     sum of the terms' own minima bounds E from below whatever the messages are (Wainwright, Jaakkola and Willsky 2005,
-    section III). Wrong messages make a loose bound, never a false one. Cost: that of one elimination pass, in float64.
+    section III); the same holds over forests, and between the rows of tables and their sites (Werner 2007, section 3).
+    Wrong messages make a loose bound, never a false one. An elimination order is checked by eliminating along it.
+    Cost: that of one elimination pass, in float64.
     """
-    witness = result.witness
+    return witness_bound(graph, result.witness)
+
+
+def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
+    """The same for a witness by itself."""
+    if isinstance(witness, Several):
+        return torch.stack([witness_bound(graph, w) for w in (None, *witness.parts)]).amax(0)
     if witness is None or isinstance(witness, Claim):
-        return torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
-    constant = torch.zeros((), dtype=torch.float64) if graph.constant is None else graph.constant.double()
+        return _none(graph)
     with torch.no_grad():
+        if isinstance(witness, EliminationOrder) or witness.kind == "tables":
+            if table_refusal(graph) is not None:
+                return _none(graph)
+            view = table_view(graph)
+            if isinstance(witness, EliminationOrder):
+                return _elimination_bound(view, witness.sites.cpu().numpy())
+            return _tables_bound(view, witness.messages.detach().cpu().double().numpy())
+        constant = torch.zeros((), dtype=torch.float64) if graph.constant is None else graph.constant.double()
         if witness.kind == "chain":
             facts = chain_facts(graph)
             return _chain_bound(graph, facts, witness) + constant if isinstance(facts, ChainFacts) else _none(graph)
@@ -85,3 +105,84 @@ def _forest_bound(graph: FactorGraph, facts: ForestFacts, witness: Reparametriza
         table = table.reshape(columns, rows).T if bool(view.transposed[site]) else table.reshape(rows, columns)
         out[facts.instance[site]] += _least((own[:, None] + table).amin(0)[None], message[None])[0]
     return out.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def _tables_bound(view: TableView, messages: np.ndarray) -> Tensor:
+    """The sum over sites and rows of their minima, after each message went from its row to its site."""
+    pointer = view.message_ptr
+    if messages.shape != (pointer[-1],) or not np.isfinite(messages).all():
+        return torch.full((view.num_instances,), -torch.inf, dtype=torch.float64)
+    unary, tables, weights = view.arrays
+    out = view.constant.detach().numpy().copy()
+    counts = view.num_states[view.row_sites]
+    within = np.arange(messages.size) - np.repeat(pointer[:-1], counts)
+    target = np.repeat(view.starts[view.row_sites], counts) + within
+    moved = unary + np.bincount(target, messages, unary.size)
+    if view.num_sites:
+        out += np.bincount(view.instance, np.minimum.reduceat(moved, view.starts[:-1]), view.num_instances)
+    for rows, shape in _alike(view):
+        size = int(np.prod(shape))
+        for some in np.array_split(rows, 1 + rows.size * size // (1 << 22)):
+            term = tables[view.table_start[some][:, None] + np.arange(size)] * weights[some][:, None]
+            term = term.reshape(-1, *shape)
+            for slot, states in enumerate(shape):
+                begin = pointer[view.row_ptr[some] + slot]
+                part = messages[begin[:, None] + np.arange(states)]
+                term = term - part.reshape(-1, *(states if i == slot else 1 for i in range(len(shape))))
+            least = term.reshape(some.size, -1).min(1)
+            out += np.bincount(view.row_instance[some], least, view.num_instances)
+    return torch.from_numpy(np.nan_to_num(out, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
+
+
+def _alike(view: TableView) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+    """Rows grouped by the shape of their tables."""
+    groups = []
+    for arity in np.unique(view.arity).tolist():
+        rows = np.nonzero(view.arity == arity)[0]
+        shapes = view.num_states[view.row_sites[view.row_ptr[rows][:, None] + np.arange(arity)]]
+        found, of = np.unique(shapes, axis=0, return_inverse=True)
+        groups += [(rows[of.reshape(-1) == i], tuple(s.tolist())) for i, s in enumerate(found)]
+    return groups
+
+
+def _elimination_bound(view: TableView, order: np.ndarray) -> Tensor:
+    """The least energy, by bucket elimination (Dechter 1999) along an order of the open sites."""
+    nothing = torch.full((view.num_instances,), -torch.inf, dtype=torch.float64)
+    if order.shape != (view.num_sites,) or (np.sort(order) != np.arange(view.num_sites)).any():
+        return nothing
+    unary, tables, weights = view.arrays
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    buckets: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in range(order.size)]
+    for site in range(order.size):
+        buckets[rank[site]].append(((site,), unary[view.starts[site] : view.starts[site + 1]]))
+    for row in range(view.num_rows):
+        sites = tuple(view.row_sites[view.row_ptr[row] : view.row_ptr[row + 1]].tolist())
+        begin, shape = view.table_start[row], tuple(view.num_states[list(sites)].tolist())
+        table = tables[begin : begin + int(np.prod(shape))].reshape(shape) * weights[row]
+        buckets[min(rank[list(sites)])].append((sites, table))
+    out = view.constant.detach().numpy().copy()
+    for step, site in enumerate(order.tolist()):
+        scope = sorted({s for sites, _ in buckets[step] for s in sites}, key=lambda s: rank[s])
+        if float(np.prod(view.num_states[scope].astype(float))) > LARGEST_TABLE or len(scope) > 60:
+            return nothing
+        total = _aligned_sum(buckets[step], scope, view.num_states).min(0)
+        buckets[step] = []
+        if len(scope) == 1:
+            out[view.instance[site]] += total
+        else:
+            buckets[rank[scope[1]]].append((tuple(scope[1:]), total))
+    return torch.from_numpy(out)
+
+
+def _aligned_sum(parts: list[tuple[tuple[int, ...], np.ndarray]], scope: list[int], states: np.ndarray) -> np.ndarray:
+    """The sum of tables over ``scope``; small ones are added first, so that large ones are passed over once."""
+    place = {s: i for i, s in enumerate(scope)}
+    total: np.ndarray = np.zeros((1,) * len(scope))
+    for sites, table in sorted(parts, key=lambda p: p[1].size):
+        order = sorted(range(len(sites)), key=lambda i: place[sites[i]])
+        shape = [1] * len(scope)
+        for i in order:
+            shape[place[sites[i]]] = int(states[sites[i]])
+        total = total + table.transpose(order).reshape(shape)
+    return np.broadcast_to(total, [int(states[s]) for s in scope])

@@ -92,17 +92,30 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Reparametrization:
-    """A witness of a lower bound on a chain or forest: messages that move energy between terms of an instance.
+    """A witness of a lower bound: messages that move energy between terms of an instance.
 
     Any messages whatever give a valid bound: the sum over terms of each term's own minimum after the move
-    (``certificate.bound`` computes it). Those that elimination sends make it tight.
+    (``certificate.bound`` computes it). Those that elimination, dual ascent or a maximum flow end with make it tight.
 
-    kind: ``chain`` (messages (n, K), the forward min-sums up to one constant a site) or ``forest`` (messages flat over
-    the states of each site's parent).
+    kind, and the layout of the messages:
+      - ``chain``: (n, K), the forward min-sums up to one constant a site;
+      - ``forest``: flat over the states of each site's parent;
+      - ``tables``: flat over the slots and states of the rows of the graph's table view (``TableView.message_ptr``);
+        each message is added to its site's unary energies and taken off its row's table.
     """
 
     kind: str
     messages: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EliminationOrder:
+    """A witness of an exact minimum: the order in which eliminating the open sites of the table view stays feasible.
+
+    sites: (n,) long. Checking it repeats the elimination, with plain array operations, in the same memory.
+    """
+
+    sites: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,14 @@ class Claim:
     by: str
 
 
-Witness = Reparametrization | Claim
+@dataclass(frozen=True, eq=False)
+class Several:
+    """Witnesses of several solvers: each instance's bound is the highest that one of them proves."""
+
+    parts: tuple[Reparametrization | EliminationOrder | Claim, ...]
+
+
+Witness = Reparametrization | EliminationOrder | Claim | Several
 
 
 @dataclass(frozen=True, eq=False)
