@@ -39,15 +39,34 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "AlphaExpansion",
+        "Annealing",
+        "BeliefPropagation",
+        "BlockGibbs",
         "Budget",
+        "CPSAT",
+        "DualAscent",
         "Exhaustive",
+        "GibbsWithGradients",
+        "GraphCut",
+        "ICM",
+        "IntegerProgram",
+        "JunctionTree",
+        "LinearProgram",
         "Marginals",
+        "MeanField",
+        "MiniBucket",
+        "ParallelTempering",
         "Query",
         "Result",
+        "RoofDuality",
         "Samples",
         "Solver",
         "Status",
+        "SubgraphSearch",
+        "Toulbar2",
         "VariableElimination",
+        "bound_log_partition",
         "explain",
         "log_partition",
         "marginals",
@@ -102,15 +121,34 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Variables as Variables
     from ebmstruct.graph import potts_table as potts_table
     from ebmstruct.graph import union as union
+    from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import ICM as ICM
+    from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import Annealing as Annealing
+    from ebmstruct.inference import BeliefPropagation as BeliefPropagation
+    from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
+    from ebmstruct.inference import GraphCut as GraphCut
+    from ebmstruct.inference import IntegerProgram as IntegerProgram
+    from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import MeanField as MeanField
+    from ebmstruct.inference import MiniBucket as MiniBucket
+    from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import Result as Result
+    from ebmstruct.inference import RoofDuality as RoofDuality
     from ebmstruct.inference import Samples as Samples
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
+    from ebmstruct.inference import SubgraphSearch as SubgraphSearch
+    from ebmstruct.inference import Toulbar2 as Toulbar2
     from ebmstruct.inference import VariableElimination as VariableElimination
+    from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain
     from ebmstruct.inference import log_partition as log_partition
     from ebmstruct.inference import marginals as marginals

@@ -1,8 +1,6 @@
 """``python -m ebmstruct`` is the command."""
 
-import sys
-
-from ebmstruct.cli import main
+from ebmstruct.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,16 +1,21 @@
-"""The command: run, evaluate, predict, explain, plugins. Heavy imports wait until a command needs them."""
+"""The command and its subcommands. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ebmstruct.errors import EbmstructError
+
+_STARTED = time.monotonic()
+"""When this module was first needed: about when the process began."""
 
 _TOP = """\
 Structured prediction by energy minimisation: train, evaluate and use models that give each possible answer an
@@ -23,6 +28,8 @@ examples:
   ebmstruct run tasks/ner.yaml --set train.epochs=3 --output runs/short
   ebmstruct predict runs/ner "Ada Lovelace lived in London."
   ebmstruct evaluate runs/ner my_data/test.conll
+  ebmstruct solve model.uai.gz --deadline 10        the assignment of least energy, with its bound
+  ebmstruct verify result.json model.uai.gz         re-check what solve -o wrote
   ebmstruct explain tasks/ner.yaml                  which solver would answer, and why the others would not
   ebmstruct plugins                                 what is installed
 
@@ -53,13 +60,54 @@ examples:
   cat article.txt | ebmstruct predict runs/ner -
 """
 
+_SOLVE_EXAMPLES = """\
+examples:
+  ebmstruct solve model.uai.gz                      the assignment of least energy, its bound, whether it is proven
+  ebmstruct solve model.uai --evidence model.uai.evid --deadline 10 --json
+  ebmstruct solve network.bif --query marginals
+  ebmstruct solve model.uai --query logz --json
+  ebmstruct solve model.uai --query sample --num-samples 100 --seed 1 --json
+  ebmstruct solve grid.npz --solver dual_ascent -o result.json.gz
+
+MODEL is a UAI file (.uai), a Bayesian network (.bif), both also as .gz, or a grid (.npz). Energies are -log of table
+entries. Evidence is 'k variable state variable state ...', counted from 0, and used only where it is named.
+exit codes: 0 answered, INFEASIBLE included; 1 a fault or an interruption; 2 something to correct, told in a sentence
+"""
+
+_VERIFY_EXAMPLES = """\
+examples:
+  ebmstruct solve model.uai -o result.json
+  ebmstruct verify result.json model.uai            the energy is recomputed, the bound proven from its witness
+  ebmstruct verify result.json model.uai --evidence model.uai.evid --json
+
+exit codes: 0 verified; 2 not verified, with the first thing that does not hold
+"""
+
+_EXPLAIN_EXAMPLES = """\
+examples:
+  ebmstruct explain tasks/ner.yaml
+  ebmstruct explain runs/ner "Ada Lovelace lived in London."
+  ebmstruct explain model.uai.gz --evidence model.uai.evid
+"""
+
+
+def command() -> NoReturn:
+    """The program: run the command and leave at once, since clearing torch away takes longer than many an answer."""
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 (done), 1 (unexpected fault, interruption) or 2 (something to correct)."""
+    started = _process_began() if argv is None else time.monotonic()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every letter
     arguments = _parser().parse_args(argv)
+    arguments.started = started
     debug = getattr(arguments, "debug", False)
     try:
         with _logging(getattr(arguments, "verbose", False), getattr(arguments, "quiet", False)):
@@ -107,23 +155,15 @@ def _parser() -> argparse.ArgumentParser:
         return parser
 
     _run_arguments(add("run", "train and evaluate what a task file asks for", _command("run"), _RUN_EXAMPLES))
-    evaluate = add("evaluate", "evaluate a finished run on more data", _command("evaluate"), _EVALUATE_EXAMPLES)
-    evaluate.add_argument("run", metavar="RUN", help="a run folder")
-    evaluate.add_argument("data", metavar="DATA", nargs="?", help="a file or folder; the run's own data by default")
-    evaluate.add_argument("--split", default="test", help="which split of the data (default: test)")
-    evaluate.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
-    evaluate.add_argument("-o", "--output", metavar="FILE", help="write the predictions there, one JSON line each")
-    predict = add("predict", "predict with a finished run", _command("predict"), _PREDICT_EXAMPLES)
-    predict.add_argument("run", metavar="RUN", help="a run folder")
-    predict.add_argument("input", metavar="TEXT|FILE|-", help="raw text, a file of it, or - for standard input")
-    predict.add_argument("--json", action="store_true", help="one JSON line for each input")
-    predict.add_argument("--deadline", metavar="SECONDS", type=_seconds, help="take the best answer found by then")
-    predict.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    predict.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
-    explain = add("explain", "print which solver would answer, and why the others would not", _command("explain"))
-    explain.add_argument("target", metavar="RUN|TASK.yaml", help="a run folder or a task file")
+    _evaluate_arguments(add("evaluate", "evaluate a run on more data", _command("evaluate"), _EVALUATE_EXAMPLES))
+    _predict_arguments(add("predict", "predict with a finished run", _command("predict"), _PREDICT_EXAMPLES))
+    _solve_arguments(add("solve", "ask a question about a model file", _command("solve", "solving"), _SOLVE_EXAMPLES))
+    _verify_arguments(add("verify", "re-check a result of solve -o", _command("verify", "verifying"), _VERIFY_EXAMPLES))
+    what = "print which solver would answer, and why the others would not"
+    explain = add("explain", what, _command("explain"), _EXPLAIN_EXAMPLES)
+    explain.add_argument("target", metavar="RUN|TASK.yaml|MODEL", help="a run folder, a task file or a model file")
     explain.add_argument("text", metavar="TEXT", nargs="?", help="raw input to ask about; by default an example")
+    explain.add_argument("--evidence", metavar="FILE", help="evidence about a model file")
     _set_argument(explain)
     plugins = add("plugins", "list the installed plugins, what they offer, and their faults", _command("plugins"))
     plugins.add_argument("--json", action="store_true", help="as JSON")
@@ -140,27 +180,84 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON, and nothing else")
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="a file or folder; the run's own data by default")
+    parser.add_argument("--split", default="test", help="which split of the data (default: test)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the predictions there, one JSON line each")
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("input", metavar="TEXT|FILE|-", help="raw text, a file of it, or - for standard input")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each input")
+    parser.add_argument("--deadline", metavar="SECONDS", type=_positive, help="take the best answer found by then")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("result", metavar="RESULT.json", help="what solve -o wrote")
+    parser.add_argument("model", metavar="MODEL", help="the model file that was solved")
+    parser.add_argument("--evidence", metavar="FILE", help="the evidence that it was solved with")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+
+
+def _solve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .uai, .bif or .npz file; .uai and .bif may be .gz")
+    parser.add_argument("--evidence", metavar="FILE", help="observed states")
+    queries = ("map", "marginals", "logz", "sample")
+    what = "map: least energy; marginals; logz: log of the sum of exp(-energy); sample (default: map)"
+    parser.add_argument("--query", choices=queries, default="map", help=what)
+    parser.add_argument("--solver", metavar="NAME", help="the solver to use; by default the model decides")
+    parser.add_argument("--deadline", metavar="SECONDS", type=_positive, help="for everything, from start to end")
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="for what is drawn (default: 0)")
+    parser.add_argument("--num-samples", metavar="N", type=_whole, default=1, help="how many samples (default: 1)")
+    parser.add_argument("--temperature", metavar="T", type=_positive, default=1.0, help="of exp(-energy / T), for sums")
+    parser.add_argument("-k", metavar="N", type=_whole, default=1, help="how many best assignments (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the result with its witness (.json, .json.gz)")
+
+
 def _set_argument(parser: argparse.ArgumentParser) -> None:
     help = "override a value of the task file; may be given many times"
     parser.add_argument("--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help=help)
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], None]:
+def _command(name: str, module: str = "commands") -> Callable[[argparse.Namespace], None]:
     """A command by name; what it stands on is imported when it runs, so that help does not wait for it."""
 
     def call(arguments: argparse.Namespace) -> None:
-        from ebmstruct.run import commands
-
-        getattr(commands, name)(arguments)
+        getattr(importlib.import_module(f"ebmstruct.run.{module}"), name)(arguments)
 
     return call
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError("must be above 0")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number above 0")
     return value
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError("must be a whole number, 0 or more")
+    return int(text)
+
+
+def _process_began() -> float:
+    """The instant, by the monotonic clock, from which deadlines count: the system's word on it, else ``_STARTED``."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        began = time.monotonic() - age
+        if 0 <= _STARTED - began < 10:  # else a clock of another kind, or a long life before this import
+            return began
+    return _STARTED
 
 
 def _version() -> str:

@@ -93,7 +93,7 @@ def _filled(graph: FactorGraph, base: Mapping[str, Tensor], instance: int, state
     values = {name: v.clone() for name, v in base.items()}
     for name in values:
         allowed = graph.allowed(name)
-        if allowed is not None:
+        if allowed is not None and allowed.numel():
             values[name] = allowed.long().argmax(1)
     for (name, site), state in zip(sites_of(graph, instance), states, strict=True):
         values[name][site] = state

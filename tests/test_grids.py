@@ -36,6 +36,13 @@ def test_energies_are_those_of_the_pairs(graph: FactorGraph) -> None:
     assert graph.factor_energies(y)["grid"].shape == (9,)
 
 
+def test_many_images_as_few(graph: FactorGraph) -> None:
+    """A batch of many images, whose pairs are indexed, has the energies of the images one by one."""
+    y = torch.randint(0, 3, (10,), generator=torch.Generator().manual_seed(3))
+    many = graph.repeat(9)
+    torch.testing.assert_close(many.energy({"y": y.repeat(9)}), graph.energy({"y": y}).repeat(9))
+
+
 def test_repeat_union_scale(graph: FactorGraph) -> None:
     """Copies, unions and weights act on implicit pairs as on explicit ones."""
     y = torch.randint(0, 3, (10,), generator=torch.Generator().manual_seed(2))
@@ -62,6 +69,7 @@ def test_weights_and_table_carry_gradients(graph: FactorGraph) -> None:
         ({"table": potts_table(2)}, "table of shape"),
         ({"table": torch.full((3, 3), torch.inf)}, "must be finite"),
         ({"right": torch.zeros(4)}, "right of shape"),
+        ({"down": torch.full((10,), torch.nan)}, "down holds a weight that is infinite or NaN"),
         ({"widths": torch.tensor([3])}, "widths must be long"),
         ({"widths": torch.tensor([4, 1, 1])}, "do not fill"),
         ({"scope": ("y", "y")}, "one block"),

@@ -29,8 +29,8 @@ DOORS = {
     "torch_geometric": ("energies/graph_network.py",),
     "spacy": (),
     "rich": ("run/",),
-    "pytoulbar2": ("inference/",),
-    "ortools": ("inference/",),
+    "pytoulbar2": ("inference/outside/",),
+    "ortools": ("inference/outside/",),
     "numba": ("inference/kernels/", "energies/sparse_numba.py"),
 }
 """Library to the only places of ``ebmstruct/`` that may import it."""

@@ -15,6 +15,9 @@ from ebmstruct.graph.factors import Factor, uniform_states
 from ebmstruct.graph.tables import scale_table
 from ebmstruct.graph.variables import Variables
 
+FEW = 16
+"""Up to so many images are looked at one by one, without an index of their pairs."""
+
 
 @dataclass(frozen=True, eq=False)
 class GridFactor(Factor):
@@ -55,7 +58,21 @@ class GridFactor(Factor):
     def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
         (y,), (block,) = values, variables
         index, weights = self.pairs(block)
-        return weights * self.table[y[index[0]], y[index[1]]]
+        return weights.double() * self.table[y[index[0]], y[index[1]]].double()
+
+    def instance_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        (y,), (block,) = values, variables
+        if block.num_instances > FEW:
+            return super().instance_energies(values, variables)
+        states, flat = self.table.shape[0], self.table.reshape(-1).double()
+        out = [flat.new_zeros(0)]
+        offsets = block.offsets.tolist()
+        for begin, end, width in zip(offsets, offsets[1:], self.widths.tolist(), strict=False):
+            z, right, down = (t[begin:end].reshape(-1, width) for t in (y, self.right.double(), self.down.double()))
+            across = flat.take(z[:, :-1] * states + z[:, 1:]) * right[:, :-1]
+            along = flat.take(z[:-1] * states + z[1:]) * down[:-1]
+            out.append((across.sum() + along.sum())[None])
+        return torch.cat(out)
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor:
         (block,) = variables
@@ -86,6 +103,10 @@ class GridFactor(Factor):
         for name, weights in (("right", self.right), ("down", self.down)):
             if tuple(weights.shape) != (sites,):
                 raise GraphError(f"factor {self.label!r}: {name} of shape {tuple(weights.shape)}; legal is {(sites,)}")
+            if not bool(weights.isfinite().all()):
+                raise GraphError(
+                    f"factor {self.label!r}: {name} holds a weight that is infinite or NaN; all must be finite"
+                )
         if self.widths.dtype != torch.long or tuple(self.widths.shape) != (block.num_instances,):
             raise GraphError(
                 f"factor {self.label!r}: widths must be long of shape ({block.num_instances},); found "

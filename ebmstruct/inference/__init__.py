@@ -1,7 +1,9 @@
 """How questions about a graph are answered, and how good each answer is."""
 
 from ebmstruct.inference.certificate import bound, witness_bound
-from ebmstruct.inference.engine import Choice, certify, explain, log_partition, marginals, minimize, sample
+from ebmstruct.inference.choice import Choice
+from ebmstruct.inference.engine import bound_log_partition, certify, explain, log_partition, marginals, minimize, sample
+from ebmstruct.inference.portfolio import Entry, race
 from ebmstruct.inference.result import (
     Ask,
     Budget,
@@ -16,35 +18,79 @@ from ebmstruct.inference.result import (
     Status,
 )
 from ebmstruct.inference.solver import Cost, IterativeMinimizer, Progress, Solver
-from ebmstruct.inference.solvers import Exhaustive, VariableElimination
+from ebmstruct.inference.solvers import (
+    CPSAT,
+    ICM,
+    SOLVERS,
+    AlphaExpansion,
+    Annealing,
+    BeliefPropagation,
+    BlockGibbs,
+    DualAscent,
+    Exhaustive,
+    GibbsWithGradients,
+    GraphCut,
+    IntegerProgram,
+    JunctionTree,
+    LinearProgram,
+    MeanField,
+    MiniBucket,
+    ParallelTempering,
+    RoofDuality,
+    SubgraphSearch,
+    Toulbar2,
+    VariableElimination,
+)
 from ebmstruct.inference.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "AlphaExpansion",
+    "Annealing",
     "Ask",
+    "BeliefPropagation",
+    "BlockGibbs",
     "Budget",
+    "CPSAT",
     "Choice",
     "Claim",
     "Cost",
+    "DualAscent",
     "EliminationOrder",
+    "Entry",
     "Exhaustive",
+    "GibbsWithGradients",
+    "GraphCut",
+    "ICM",
+    "IntegerProgram",
     "IterativeMinimizer",
+    "JunctionTree",
+    "LinearProgram",
     "Marginals",
+    "MeanField",
+    "MiniBucket",
+    "ParallelTempering",
     "Progress",
     "Query",
     "Reparametrization",
     "Result",
+    "RoofDuality",
+    "SOLVERS",
     "Samples",
     "Several",
     "Solver",
     "Status",
+    "SubgraphSearch",
     "TableView",
+    "Toulbar2",
     "VariableElimination",
     "bound",
+    "bound_log_partition",
     "certify",
     "explain",
     "log_partition",
     "marginals",
     "minimize",
+    "race",
     "sample",
     "table_refusal",
     "table_view",

@@ -4,58 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
+from ebmstruct.inference.portfolio import race
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
-from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.solvers import Exhaustive, VariableElimination
-from ebmstruct.inference.structure import describe
+from ebmstruct.inference.solver import Solver
 
 TOLERANCE = 1e-6
 """OPTIMAL needs a gap of at most TOLERANCE * max(1, |energy|)."""
 
-DEFAULT_SOLVERS: tuple[Solver, ...] = (VariableElimination(), Exhaustive())
-"""Tried in this order: the first that does not refuse answers."""
 
+def explain(
+    graph: FactorGraph,
+    query: Query | None = None,
+    *,
+    solvers: Sequence[Solver] | None = None,
+    budget: Budget | None = None,
+) -> Choice:
+    """Say which solvers would answer ``query`` (minimise, by default) within ``budget``, at what cost, and why.
 
-@dataclass(frozen=True)
-class Choice:
-    """Which solver would answer a query, and why the others would not.
-
-    structure: what was found in the graph, in a sentence.  refusals: solver name to its reason.
+    solvers: the only ones to ask; the first that does not refuse answers.
     """
-
-    query: Query
-    structure: str
-    solver: Solver | None
-    refusals: dict[str, str]
-    cost: Cost | None
-
-    def __str__(self) -> str:
-        lines = [f"query:  {self.query.ask}", f"graph:  {self.structure}"]
-        if self.solver is None:
-            lines.append("chosen: none, every solver refuses")
-        else:
-            lines.append(f"chosen: {self.solver.name}" + (f" ({self.cost})" if self.cost else ""))
-        lines += [f"refused by {name}: {reason}" for name, reason in self.refusals.items()]
-        return "\n".join(lines)
-
-
-def explain(graph: FactorGraph, query: Query | None = None, *, solvers: Sequence[Solver] | None = None) -> Choice:
-    """Say which solver would answer ``query`` (minimise, by default) about ``graph``, at what cost, and why."""
     query = query or Query()
-    refusals: dict[str, str] = {}
-    for solver in solvers or DEFAULT_SOLVERS:
-        reason = solver.refuse(graph, query)
-        if reason is None:
-            return Choice(query, describe(graph), solver, refusals, solver.cost(graph, query))
-        refusals[solver.name] = reason
-    return Choice(query, describe(graph), None, refusals, None)
+    return choose(graph, query, budget) if solvers is None else explain_named(graph, query, solvers)
 
 
 def minimize(
@@ -72,7 +49,8 @@ def minimize(
 ) -> Result:
     """Find an assignment of least energy, with its energy, lower bound, gap and status.
 
-    solver: the one to use; without it the first that does not refuse (``explain`` says which).
+    solver: the one to use; without it the graph's structure and the budget decide, and hard graphs get a race of
+    several (``explain`` says which).
     init: where iterative solvers start.  sum_out: blocks to sum out at ``temperature`` instead of minimising.
     k: how many best assignments to find (``Result.alternatives``).
     throw: raise InferenceFailed, with the result, unless every instance ended OPTIMAL or CONVERGED.
@@ -117,7 +95,29 @@ def log_partition(graph: FactorGraph, solver: Solver | None = None, *, temperatu
     An infeasible instance has -inf. Errors: SolverRefusal where no solver takes the graph.
     """
     query = Query(Ask.LOG_PARTITION, temperature=temperature)
-    return _choose(graph, query, solver).log_partition(graph, temperature)
+    _check(query)
+    one = _one(graph, query, solver) or _chosen(graph, query, None).entries[0].solver
+    return one.log_partition(graph, temperature)
+
+
+def bound_log_partition(
+    graph: FactorGraph,
+    solver: Solver | None = None,
+    *,
+    temperature: float = 1.0,
+    budget: Budget | None = None,
+    generator: Generator | None = None,
+) -> Marginals:
+    """The log partition with a status, not differentiable: exact where a solver can, else an interval that holds it.
+
+    Where ``exact`` is False, ``stats`` has ``log_partition_lower`` and ``log_partition_upper``, (B,) each, as far as
+    the solver gives them. Beliefs may be missing. Errors: SolverRefusal where no solver takes the graph.
+    """
+    query = Query(Ask.LOG_PARTITION, temperature=temperature)
+    with torch.no_grad():
+        answer = _ask(graph, query, solver, None, budget, generator)
+    assert isinstance(answer, Marginals)
+    return answer
 
 
 def sample(
@@ -180,7 +180,7 @@ def _certify_each(graph: FactorGraph, proposed: Result, energy: Tensor) -> Resul
     return replace(proposed, energy=energy, lower_bound=bound, status=status, alternative_energies=alternatives)
 
 
-def _choose(graph: FactorGraph, query: Query, solver: Solver | None) -> Solver:
+def _check(query: Query) -> None:
     for name, value, fine in (
         ("k", query.k, query.k >= 1),
         ("num_samples", query.num_samples, query.num_samples >= 1),
@@ -189,19 +189,24 @@ def _choose(graph: FactorGraph, query: Query, solver: Solver | None) -> Solver:
         if not fine:
             legal = "a positive number" if name == "temperature" else "at least 1"
             raise GraphError(f"{query.ask} was asked with {name} {value}; legal is {legal}")
-    if solver is not None:
-        reason = solver.refuse(graph, query)
-        if reason is not None:
-            raise SolverRefusal(f"{solver.name} cannot {query.ask} here: {reason}", {solver.name: reason})
-        return solver
-    refusals: dict[str, str] = {}
-    for candidate in DEFAULT_SOLVERS:
-        reason = candidate.refuse(graph, query)
-        if reason is None:
-            return candidate
-        refusals[candidate.name] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-    raise SolverRefusal(f"no solver can {query.ask} over {describe(graph)} ({reasons})", refusals)
+
+
+def _one(graph: FactorGraph, query: Query, solver: Solver | None) -> Solver | None:
+    """The solver that answers alone, where that is known without looking further: the one named, or the quickest."""
+    if solver is None:
+        return exact_at_once(graph, query)
+    reason = solver.refuse(graph, query)
+    if reason is not None:
+        raise SolverRefusal(f"{solver.name} cannot {query.ask.phrase} here: {reason}", {solver.name: reason})
+    return solver
+
+
+def _chosen(graph: FactorGraph, query: Query, budget: Budget | None) -> Choice:
+    choice = choose(graph, query, budget)
+    if not choice.entries:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals.items())
+        raise SolverRefusal(f"no solver can {query.ask.phrase} over {choice.structure} ({reasons})", choice.refusals)
+    return choice
 
 
 def _ask(
@@ -212,4 +217,11 @@ def _ask(
     budget: Budget | None,
     generator: Generator | None,
 ) -> Answer:
-    return _choose(graph, query, solver).solve(graph, query, init=init, budget=budget, generator=generator)
+    _check(query)
+    one = _one(graph, query, solver)
+    if one is None:
+        choice = _chosen(graph, query, budget)
+        if len(choice.entries) > 1:
+            return race(graph, query, choice.entries, init=init, budget=budget, generator=generator)
+        one = choice.entries[0].solver
+    return one.solve(graph, query, init=init, budget=budget, generator=generator)

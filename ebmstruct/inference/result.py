@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -48,6 +48,11 @@ class Ask(StrEnum):
     LOG_PARTITION = "log_partition"
     SAMPLE = "sample"
 
+    @property
+    def phrase(self) -> str:
+        """What is asked, to follow the word ``cannot``."""
+        return {"marginals": "compute marginals", "log_partition": "compute a log partition"}.get(self, str(self))
+
 
 @dataclass(frozen=True)
 class Query:
@@ -69,10 +74,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long an answer may take: until an instant of the monotonic clock, and a number of steps."""
+    """How long an answer may take: until an instant of the monotonic clock, and a number of steps.
+
+    stopped: called between steps; where it says True the budget is over at once, as if the deadline had come.
+    """
 
     deadline: float | None = None
     max_steps: int | None = None
+    stopped: Callable[[], bool] | None = None
 
     @classmethod
     def after(cls, seconds: float | None, max_steps: int | None = None) -> Budget:
@@ -86,8 +95,8 @@ class Budget:
 
     @property
     def expired(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.remaining <= 0
+        """Whether the deadline has passed, or somebody has stopped the work."""
+        return self.remaining <= 0 or (self.stopped is not None and self.stopped())
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,6 +150,8 @@ class IterativeMinimizer(Solver, Generic[S]):
 def better(graph: FactorGraph, old: Progress, new: Progress) -> Progress:
     """Per instance the assignment of lower energy and the higher bound; ``done`` is the new one's."""
     wins = (new.energy < old.energy) | (old.energy.isnan() & ~new.energy.isnan())
+    if not bool(wins.any()):  # most steps of a search
+        return Progress(old.values, old.energy, torch.maximum(old.lower_bound, new.lower_bound), new.done)
     values: dict[str, Any] = {}
     for name, value in new.values.items():
         site = wins[graph.variables[name].instance]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -92,7 +93,26 @@ def describe(graph: FactorGraph) -> str:
     if isinstance(forest, ForestFacts):
         pairs, most = _many(forest.pairs.first.size, "pair"), forest.num_states.max(initial=0)
         return f"{head}; a forest of {pairs}, up to {most} states"
-    return f"{head}; {forest}"
+    return f"{head}; {forest}{_width(graph)}"
+
+
+def _width(graph: FactorGraph) -> str:
+    """A few words on how far from a forest a small graph of tables is: its width by the min-fill order."""
+    import networkx
+
+    from ebmstruct.inference.table_view import table_refusal, table_view
+
+    if table_refusal(graph) is not None:
+        return ""
+    view = table_view(graph)
+    if view.num_rows > 1000:
+        return ""
+    joined = networkx.Graph()
+    joined.add_nodes_from(range(view.num_sites))
+    for row in range(view.num_rows):
+        joined.add_edges_from(itertools.combinations(view.row_sites[view.row_ptr[row] : view.row_ptr[row + 1]], 2))
+    width, _ = networkx.approximation.treewidth_min_fill_in(joined) if view.num_sites else (0, None)
+    return f"; width at most {width} by the min-fill order"
 
 
 def _many(count: int, noun: str) -> str:
@@ -179,7 +199,7 @@ def _order_forest(
     matrix = coo_array((np.ones(a.size), (a, b)), shape=(n, n)).tocsr()
     count, component = connected_components(matrix, directed=False) if n else (0, np.zeros(0, np.int64))
     if a.size != n - count:
-        return f"its pairs form {_many(a.size - n + count, 'cycle')}{_width(a, b, n)}"
+        return f"its pairs form {_many(a.size - n + count, 'cycle')}"
     _, roots = np.unique(component, return_index=True)
     joined = coo_array(
         (np.ones(a.size + roots.size), (np.concatenate([a, np.full(roots.size, n)]), np.concatenate([b, roots]))),
@@ -198,19 +218,6 @@ def _order_forest(
         offset,
         twins=a.size != pairs.first.size,
     )
-
-
-def _width(a: np.ndarray, b: np.ndarray, n: int) -> str:
-    """A few words on how far from a forest a graph of pairs is: its width by the min-fill order, where that is quick."""
-    if a.size > 5000:
-        return ""
-    import networkx
-
-    graph = networkx.Graph()
-    graph.add_nodes_from(range(n))
-    graph.add_edges_from(zip(a.tolist(), b.tolist(), strict=True))
-    width, _ = networkx.approximation.treewidth_min_fill_in(graph)
-    return f" (width at most {width} by the min-fill order)"
 
 
 def operations(graph: FactorGraph) -> tuple[float, int]:

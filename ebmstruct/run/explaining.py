@@ -1,4 +1,4 @@
-"""Which solver would answer for a run or a task file, told for the graph of an example."""
+"""Which solver would answer for a run or a task file, told for the graph of an example, or for a model file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def explain_task(config: RunConfig, text: str | None = None) -> str:
     model = build_model(config.energies, schema, seed=0)
     model.eval()
     return _explained(model, config.solver, _inputs(config.task, text))
+
+
+def explain_model(path: Path | str, evidence: Path | str | None = None) -> str:
+    """The choice of solver for a model file, with or without evidence."""
+    from ebmstruct.inference import Ask, Query, explain
+    from ebmstruct.run.formats import read_evidence, read_model
+
+    model = read_model(path)
+    graph = model.graph if evidence is None else read_evidence(evidence, model).condition(model)
+    return "\n\n".join(str(explain(graph, Query(ask))) for ask in (Ask.MINIMIZE, Ask.MARGINALS, Ask.SAMPLE))
 
 
 def _inputs(task: Task, text: str | None) -> list[Any]:

@@ -63,9 +63,10 @@ class ChainMinimum(NamedTuple):
 def log_partition(
     emission: Tensor, transition: Tensor, start: Tensor | None, end: Tensor | None, offsets: Tensor
 ) -> Tensor:
-    """Log of the sum over all configurations of exp(-energy), (B,) float64; differentiable once.
+    """Log of the sum over all configurations of exp(-energy), (B,) float64; differentiable.
 
-    Gradients are analytic: minus the marginals. A second derivative is refused; ``chain_torch`` has it.
+    Gradients are analytic: minus the marginals. Where they are to be differentiated again (``create_graph``) the torch
+    twin gives them, at many times the cost.
     Cost: O(n K^2).
     """
     chain = _checked(emission, transition, start, end, offsets)

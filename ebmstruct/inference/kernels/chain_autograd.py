@@ -1,15 +1,16 @@
-"""Gradients of the chain operators: analytic, once, and refused a second time."""
+"""Gradients of the chain operators: analytic, and where they are to be differentiated again, by the torch twin."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ebmstruct.errors import GraphError
 from ebmstruct.inference.kernels import chain_ops
+from ebmstruct.inference.kernels import recorded as recording
 
 _ops = torch.ops.ebmstruct
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -25,9 +26,11 @@ class LogPartition(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(recording.gradients(_twin().log_partition, saved[:5], ctx.needs_input_grad, grad))
         pairs = 0 if not ctx.needs_input_grad[1] else 1 if saved[1].dim() == 2 else 2
-        parts = _below_autograd(operator("backward", saved[0]), *saved, grad.contiguous(), -1.0, pairs)
-        return _wanted(ctx.needs_input_grad, (grad, *saved[:4]), *parts)
+        parts = operator("backward", saved[0])(*saved, grad.contiguous(), -1.0, pairs)
+        return _wanted(ctx.needs_input_grad, *parts)
 
 
 class Energy(Function):
@@ -38,26 +41,13 @@ class Energy(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, emission, transition, _, _, offsets = ctx.saved_tensors
-        parts = _below_autograd(
-            operator("energy_backward", emission), states, emission, transition, offsets, grad.contiguous()
-        )
-        return (None, *_wanted(ctx.needs_input_grad[1:], (grad,), *parts))
-
-
-class _Once(Function):
-    """Passes a gradient on, and refuses to be differentiated with respect to what it came from."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *sources: Tensor | None) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        raise GraphError(
-            "a second derivative of a compiled chain kernel was asked for: its gradient cannot be differentiated; "
-            "use ebmstruct.inference.kernels.chain_torch, the same functions in plain torch, which can"
-        )
+        states, *chain = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            return (None, *recording.gradients(functools.partial(_twin().energy, states), chain, needed, grad))
+        emission, transition, _, _, offsets = chain
+        parts = operator("energy_backward", emission)(states, emission, transition, offsets, grad.contiguous())
+        return (None, *_wanted(needed, *parts))
 
 
 def recorded(chain: tuple[Tensor | None, ...]) -> bool:
@@ -83,24 +73,15 @@ def operator(name: str, tensor: Tensor) -> Any:
     return getattr(chain_ops, name)
 
 
-def _below_autograd(operator: Any, *arguments: Any) -> tuple[Tensor, ...]:
-    """The operator's result, without a record: with create_graph, a backward pass runs with gradients on."""
-    if not torch.is_grad_enabled():
-        return operator(*arguments)
-    with torch.no_grad():
-        return operator(*arguments)
-
-
 def _wanted(
-    needed: tuple[bool, ...],
-    sources: tuple[Tensor | None, ...],
-    unary: Tensor,
-    table: Tensor,
-    first: Tensor,
-    last: Tensor,
+    needed: tuple[bool, ...], unary: Tensor, table: Tensor, first: Tensor, last: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The gradients of emission, transition, start and end that are needed, then None for offsets."""
     parts = [x if need else None for x, need in zip((unary, table, first, last), needed, strict=False)]
-    if torch.is_grad_enabled():
-        parts = [None if part is None else _Once.apply(part, *sources) for part in parts]
     return (*parts, None)
+
+
+def _twin() -> Any:
+    from ebmstruct.inference.kernels import chain_torch
+
+    return chain_torch

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import chain_ops, forest_ops
+from ebmstruct.inference.kernels import chain_ops, forest_ops, recorded
 
 _ops = torch.ops.ebmstruct
 
@@ -78,7 +78,10 @@ def log_partition(
     instance: Tensor,
     num_instances: int,
 ) -> Tensor:
-    """Log of the sum over all configurations of exp(-energy), (B,) float64; differentiable once in unary and tables."""
+    """Log of the sum over all configurations of exp(-energy), (B,) float64; differentiable in unary and tables.
+
+    Under ``create_graph`` the torch twin gives the gradients, at many times the cost.
+    """
     forest = (unary, tables, num_states, starts, parent, order, table_start, transposed, instance, num_instances)
     forest = _checked(*forest)
     if not _compiled(unary):
@@ -231,29 +234,14 @@ class _LogPartition(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *forest, log_z, inside, messages = ctx.saved_tensors
-        with torch.no_grad():
-            unary, _, tables = _ops.forest_backward.default(
-                *forest, ctx.num_instances, log_z, inside, messages, grad.contiguous(), -1.0, False
-            )
-        parts = (unary, tables)
         if torch.is_grad_enabled():
-            parts = tuple(_Once.apply(part, grad, *forest[:2]) for part in parts)
-        return (*(part if need else None for part, need in zip(parts, ctx.needs_input_grad, strict=False)), *[None] * 8)
-
-
-class _Once(Function):
-    """Passes a gradient on, and refuses to be differentiated with respect to what it came from."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *sources: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        raise GraphError(
-            "a second derivative of a compiled forest kernel was asked for: its gradient cannot be differentiated; "
-            "use ebmstruct.inference.kernels.forest_torch, the same functions in plain torch, which can"
+            given = (*forest, ctx.num_instances)
+            return tuple(recorded.gradients(_twin().log_partition, given, ctx.needs_input_grad, grad))
+        unary, _, tables = _ops.forest_backward.default(
+            *forest, ctx.num_instances, log_z, inside, messages, grad.contiguous(), -1.0, False
         )
+        parts = (unary, tables)
+        return (*(part if need else None for part, need in zip(parts, ctx.needs_input_grad, strict=False)), *[None] * 8)
 
 
 def _checked(unary: Tensor, tables: Tensor, *plan: Any) -> tuple[Any, ...]:

@@ -1,0 +1,152 @@
+"""Which solvers answer a query: what the graph's structure, its size and the deadline allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ebmstruct.graph import FactorGraph
+from ebmstruct.inference import solvers as s
+from ebmstruct.inference.portfolio import Entry
+from ebmstruct.inference.result import Ask, Budget, Query
+from ebmstruct.inference.solver import Cost, Solver
+from ebmstruct.inference.structure import describe
+
+OPERATIONS_PER_SECOND = 4e8
+"""What one core does of the elementary operations in which solvers state their cost; from benchmarks/."""
+AT_ONCE_SECONDS = 1.5
+"""An exact solver that is expected to take no longer answers alone."""
+PATIENCE_SECONDS = 120.0
+"""Without a deadline an exact solver joins a race where it is expected to take no longer than this."""
+ENDLESS = 10**9
+"""The patience of a search that goes on until the deadline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which solvers would answer a query, and why the others would not.
+
+    entries: one solver that answers alone, or those that race, in the order in which they begin.
+    refusals: solver name to its reason.  costs: solver name to its expected cost, where it can be said.
+    """
+
+    graph: FactorGraph
+    query: Query
+    entries: tuple[Entry, ...]
+    refusals: dict[str, str]
+    costs: dict[str, Cost] = field(default_factory=dict)
+
+    @cached_property
+    def structure(self) -> str:
+        """What was found in the graph, in a sentence."""
+        return describe(self.graph)
+
+    @property
+    def solver(self) -> Solver | None:
+        """The first solver to begin; None where all refuse."""
+        return self.entries[0].solver if self.entries else None
+
+    @property
+    def cost(self) -> Cost | None:
+        """The expected cost of the first solver."""
+        return None if self.solver is None else self.costs.get(self.solver.name)
+
+    def __str__(self) -> str:
+        lines = [f"query:  {self.query.ask}", f"graph:  {self.structure}"]
+        if not self.entries:
+            lines.append("chosen: none, every solver refuses")
+        for i, entry in enumerate(self.entries):
+            cost = self.costs.get(entry.solver.name)
+            head = "chosen: " if i == 0 else "   and: "
+            lines.append(head + entry.solver.name + (f" ({cost})" if cost else ""))
+        if len(self.entries) > 1:
+            lines.append("they share the best answer and the highest bound, and stop when these meet")
+        lines += [f"refused by {name}: {reason}" for name, reason in self.refusals.items()]
+        return "\n".join(lines)
+
+
+def exact_at_once(graph: FactorGraph, query: Query) -> Solver | None:
+    """The solver of chains and forests, where the graph is one: by far the most frequent case, and the quickest."""
+    solver = s.VariableElimination()
+    return solver if solver.refuse(graph, query) is None else None
+
+
+def choose(graph: FactorGraph, query: Query, budget: Budget | None = None) -> Choice:
+    """The solvers that answer ``query`` about ``graph`` within ``budget``."""
+    return _Choosing(graph, query, budget or Budget()).choice()
+
+
+def explain_named(graph: FactorGraph, query: Query, named: Sequence[Solver]) -> Choice:
+    """The same where only the solvers named are asked: the first that does not refuse answers alone."""
+    chosen = _Choosing(graph, query, Budget())
+    return chosen.first_of(named)
+
+
+class _Choosing:
+    """One choice in the making: who was asked, and what each said."""
+
+    def __init__(self, graph: FactorGraph, query: Query, budget: Budget) -> None:
+        self.graph, self.query, self.budget = graph, query, budget
+        self.refusals: dict[str, str] = {}
+        self.costs: dict[str, Cost] = {}
+
+    def takes(self, solver: Solver) -> bool:
+        """Whether a solver takes the query; its reason or its cost is kept."""
+        reason = solver.refuse(self.graph, self.query)
+        if reason is not None:
+            self.refusals[solver.name] = reason
+            return False
+        cost = solver.cost(self.graph, self.query)
+        if cost is not None:
+            self.costs[solver.name] = cost
+        return True
+
+    def seconds(self, solver: Solver) -> float:
+        """How long a solver that was asked is expected to take."""
+        cost = self.costs.get(solver.name)
+        return 0.0 if cost is None else cost.operations / OPERATIONS_PER_SECOND
+
+    def first_of(self, candidates: Sequence[Solver]) -> Choice:
+        """The first solver that does not refuse, alone."""
+        for solver in candidates:
+            if self.takes(solver):
+                return self.done(Entry(solver))
+        return self.done()
+
+    def done(self, *entries: Entry) -> Choice:
+        """The choice of these solvers."""
+        return Choice(self.graph, self.query, entries, self.refusals, self.costs)
+
+    def choice(self) -> Choice:
+        """Exact and quick first; else whatever the query allows."""
+        if self.query.ask is Ask.SAMPLE:
+            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.BlockGibbs()))
+        if self.query.ask is Ask.LOG_PARTITION:
+            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.MiniBucket()))
+        if self.query.ask is Ask.MARGINALS:
+            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.BlockGibbs()))
+        if self.query.sum_out or self.query.k > 1:
+            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive()))
+        return self.minimum()
+
+    def minimum(self) -> Choice:
+        """One exact solver where one is quick, else a race of everything that takes the graph."""
+        for solver in (s.VariableElimination(), s.GraphCut()):
+            if self.takes(solver):
+                return self.done(Entry(solver))
+        tree = s.JunctionTree()
+        exact = self.takes(tree)
+        remaining = min(self.budget.remaining, PATIENCE_SECONDS)
+        if exact and self.seconds(tree) <= min(AT_ONCE_SECONDS, 0.5 * remaining):
+            return self.done(Entry(tree))
+        timed = self.budget.deadline is not None
+        search = s.SubgraphSearch(patience=ENDLESS) if timed else s.SubgraphSearch()
+        racing: list[Entry] = [Entry(m) for m in (s.DualAscent(), search) if self.takes(m)]
+        if exact and self.seconds(tree) <= 0.8 * remaining:
+            racing.append(Entry(tree))
+        if timed:
+            racing += [Entry(m, 0.1) for m in (s.Toulbar2(), s.CPSAT()) if self.takes(m)]
+        if racing:
+            return self.done(*racing)
+        return self.first_of((s.Exhaustive(), s.ICM()))
