@@ -2,7 +2,6 @@
 
 Needs the folder that EBMSTRUCT_DATA names (mrf/index.json and the models beside it). Each model is one run of
 ``ebmstruct solve`` with a deadline, start-up included. Usage: ``python -m benchmarks.models map|marginals [--deadline
-SECONDS] [--without-extras] [--solver NAME] [NAME ...]`` where each NAME is a part of a model's path.
 """
 
 from __future__ import annotations
@@ -43,8 +42,6 @@ def solve(path: Path, query: str, arguments: argparse.Namespace) -> tuple[dict[s
     if arguments.solver:
         command += ["--solver", arguments.solver]
     environment = dict(os.environ)
-    if arguments.without_extras:
-        environment["EBMSTRUCT_WITHOUT"] = "toulbar2,cp_sat"
     begin = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     seconds = time.monotonic() - begin
@@ -123,10 +120,9 @@ def main() -> None:
     """Run the part that is asked for."""
     parser = argparse.ArgumentParser(prog="benchmarks.models", description=__doc__)
     parser.add_argument("part", choices=("map", "marginals"))
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("--models", dest="names", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--deadline", type=float)
     parser.add_argument("--solver")
-    parser.add_argument("--without-extras", action="store_true")
     arguments = parser.parse_args()
     if "EBMSTRUCT_DATA" not in os.environ:
         sys.exit("EBMSTRUCT_DATA does not name a folder of data; this benchmark needs mrf/index.json there")

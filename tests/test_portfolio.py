@@ -24,7 +24,7 @@ from ebmstruct.inference import (
     table_view,
     witness_bound,
 )
-from ebmstruct.inference.portfolio import Entry, race
+from ebmstruct.inference.portfolio import Board, Entry, race
 from ebmstruct.inference.result import Witness
 from ebmstruct.testing import oracle, random_grid
 
@@ -120,6 +120,15 @@ def test_the_deadline_ends_it(graph: FactorGraph) -> None:
     assert all(s in (Status.DEADLINE, Status.OPTIMAL) for s in found.statuses)
     assert (found.energy >= least(graph) - 1e-9).all() and (found.lower_bound <= least(graph) + 1e-9).all()
     torch.testing.assert_close(witness_bound(graph, found.witness), found.lower_bound)
+
+
+def test_nothing_found_is_not_an_end(graph: FactorGraph) -> None:
+    """While only forbidden assignments are known the race goes on, although infinity less a bound is no number."""
+    board = Board(graph)
+    board.publish("x", Progress({}, torch.tensor([torch.inf, 0.0]), torch.tensor([-5.0, 0.0]), torch.ones(2) > 0))
+    assert not board.closed()
+    board.publish("y", Progress({}, torch.tensor([torch.inf, 0.0]), torch.tensor([torch.inf, 0.0]), torch.ones(2) > 0))
+    assert board.closed()
 
 
 def test_too_late_is_answered_too(graph: FactorGraph) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.graph import Assignment, Discrete, FactorGraph, TableFactor, Variables
 from ebmstruct.inference.table_view import table_refusal, table_view
 from ebmstruct.testing import oracle, random_chain, random_graph, random_grid, sites_of
 
@@ -100,3 +100,18 @@ def test_gradients() -> None:
 def test_refusals() -> None:
     """A chain has a table view."""
     assert table_refusal(random_chain([2], 2, torch.Generator())) is None
+
+
+def test_merged_rows_are_propagated_through() -> None:
+    """Two rows that each leave a state some support may leave it none together: the state is gone from the view."""
+    block = Variables.of_lengths("y", Discrete(2), [2])
+    first = torch.tensor([[torch.inf, 0.0], [1.0, 2.0]])
+    second = torch.tensor([[0.0, torch.inf], [3.0, 4.0]])
+    pair = torch.tensor([[0], [1]])
+    graph = FactorGraph(
+        [block], [TableFactor(("y", "y"), "a", first, index=pair), TableFactor(("y", "y"), "b", second, index=pair)]
+    )
+    view = table_view(graph)
+    assert view.closed.tolist() == [1, -1] and view.num_rows == 0
+    torch.testing.assert_close(view.unary, torch.tensor([4.0, 6.0], dtype=torch.float64))
+    check(graph)

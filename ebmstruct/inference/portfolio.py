@@ -78,8 +78,8 @@ class Board:
             if self.best is None:
                 return False
             energy, bound = self.best.energy, self.best.lower_bound
-            gap = torch.where(torch.isposinf(bound), 0.0, energy - bound)
-            return bool((gap <= CLOSED * energy.abs().clamp(min=1.0)).all())
+            met = energy.isfinite() & (energy - bound <= CLOSED * energy.abs().clamp(min=1.0))
+            return bool((met | torch.isposinf(bound)).all())
 
     def over(self) -> bool:
         """Whether no member need go on: the gap has closed, or one of them has failed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,25 @@ class _Rows:
     scale: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """A graph partly reduced: its open sites and states with their own numbers, and what is left of its energies."""
+
+    counts: np.ndarray
+    instance: np.ndarray
+    site: np.ndarray
+    state: np.ndarray
+    unary: Tensor
+    rows: _Rows
+    flat: Tensor
+    constant: Tensor
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(n + 1,) where each site's states begin."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+
 def build(graph: FactorGraph) -> TableView:
     """The view; gradients flow from it to the factors' values where they are on."""
     blocks = list(graph.variables.values())
@@ -39,49 +58,65 @@ def build(graph: FactorGraph) -> TableView:
     constant = torch.zeros(graph.num_instances, dtype=torch.float64)
     if graph.constant is not None:
         constant = constant + graph.constant.cpu().double()
-    allowed = ~torch.isposinf(unary.detach()).numpy()
-    lost = _propagate(allowed, counts, starts, rows, flat)
-    kept = np.add.reduceat(allowed, starts[:-1]).astype(np.int64) if counts.size else counts
-    opened = kept > 1
-    chosen = np.nonzero(allowed)[0]
-    owner = np.repeat(np.arange(counts.size), counts)[chosen]
-    state = chosen - starts[owner]
-    kept_ptr = np.concatenate([[0], np.cumsum(kept)])
-    closed = np.where(opened, -1, state[kept_ptr[:-1]] if counts.size else -1)
-    number = np.cumsum(opened) - 1
-    shut = np.nonzero(~opened)[0]
-    tensor = torch.from_numpy
-    constant = constant.index_add(0, tensor(instance[shut]), unary[tensor(starts[shut] + closed[shut])])
-    if lost.any():
-        constant = constant.index_fill(0, tensor(np.unique(instance[lost])), torch.inf)
-    inside = opened[owner]
-    unary = unary if allowed.all() and opened.all() else unary[tensor(chosen[inside])]
-    open_starts = np.concatenate([[0], np.cumsum(kept[opened])])
-    if not (allowed.all() and opened.all()):
-        rows, flat, unary, constant = _slice(
-            rows, flat, weights, unary, constant, starts, kept_ptr, state, opened, number, open_starts, instance
-        )
-    rows, flat = _merge(rows, flat, weights, kept[opened])
+    states = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+    level = _Level(counts, instance, np.arange(counts.size), states, unary, rows, flat, constant)
+    closed = np.full(counts.size, -1)
+    while True:
+        level = _shrink(level, weights, closed)
+        merged = _merge(level, weights)
+        if merged is level:
+            break
+        level = merged  # rows that have become one may leave states without support that each of them gave
     return TableView(
         names=tuple(graph.variables),
         sizes=sizes,
         largest=tuple(b.discrete.largest for b in blocks),
         num_instances=graph.num_instances,
-        num_states=kept[opened],
-        starts=open_starts,
-        instance=instance[opened],
-        row_ptr=rows.ptr,
-        row_sites=rows.sites,
-        table_start=rows.start,
-        open_site=np.nonzero(opened)[0],
-        state=state[inside],
+        num_states=level.counts,
+        starts=level.starts,
+        instance=level.instance,
+        row_ptr=level.rows.ptr,
+        row_sites=level.rows.sites,
+        table_start=level.rows.start,
+        open_site=level.site,
+        state=level.state,
         closed=closed,
         instance_of_all=instance,
-        unary=unary,
-        tables=flat,
-        weights=weights[tensor(rows.scale)],
+        unary=level.unary,
+        tables=level.flat,
+        weights=weights[torch.from_numpy(level.rows.scale)],
+        constant=level.constant,
+    )
+
+
+def _shrink(level: _Level, weights: Tensor, closed: np.ndarray) -> _Level:
+    """Drop states without support, and close sites with one state left, whose states are written to ``closed``."""
+    starts, counts, tensor = level.starts, level.counts, torch.from_numpy
+    allowed = ~torch.isposinf(level.unary.detach()).numpy()
+    lost = _propagate(allowed, counts, starts, level.rows, level.flat)
+    kept = np.add.reduceat(allowed, starts[:-1]).astype(np.int64) if counts.size else counts
+    opened = kept > 1
+    constant = level.constant
+    if lost.any():
+        constant = constant.index_fill(0, tensor(np.unique(level.instance[lost])), torch.inf)
+    if allowed.all() and opened.all():
+        return replace(level, constant=constant)
+    chosen = np.nonzero(allowed)[0]
+    owner = np.repeat(np.arange(counts.size), counts)[chosen]
+    shut, only = np.nonzero(~opened)[0], chosen[~opened[owner]]
+    closed[level.site[shut]] = level.state[only]
+    constant = constant.index_add(0, tensor(level.instance[shut]), level.unary[tensor(only)])
+    inside = chosen[opened[owner]]
+    shrunk = replace(
+        level,
+        counts=kept[opened],
+        instance=level.instance[opened],
+        site=level.site[opened],
+        state=level.state[inside],
+        unary=level.unary[tensor(inside)],
         constant=constant,
     )
+    return _slice(level, shrunk, weights, kept, chosen - starts[owner], opened)
 
 
 def _cat(parts: list[np.ndarray]) -> np.ndarray:
@@ -213,55 +248,44 @@ def _propagate(allowed: np.ndarray, counts: np.ndarray, starts: np.ndarray, rows
 
 
 def _slice(
-    rows: _Rows,
-    flat: Tensor,
-    weights: Tensor,
-    unary: Tensor,
-    constant: Tensor,
-    starts: np.ndarray,
-    kept_ptr: np.ndarray,
-    kept_states: np.ndarray,
-    opened: np.ndarray,
-    number: np.ndarray,
-    open_starts: np.ndarray,
-    instance: np.ndarray,
-) -> tuple[_Rows, Tensor, Tensor, Tensor]:
-    """Rows over the open sites and states; those over one open site or none go to the unaries and the constant."""
+    old: _Level, new: _Level, weights: Tensor, kept: np.ndarray, kept_states: np.ndarray, opened: np.ndarray
+) -> _Level:
+    """Rows over the open sites and states; those over one open site or none go to the unaries and the constant.
+
+    kept: (n,) how many states each old site keeps.  kept_states: which, one site after the other.
+    """
     from ebmstruct.inference.kernels.reduction_numba import remaining
 
-    kept, before = np.diff(kept_ptr), np.diff(starts)
-    changed = kept != before
-    touched = np.zeros(0, np.int64)
-    if rows.start.size:
-        touched = np.nonzero(np.add.reduceat((changed | ~opened)[rows.sites], rows.ptr[:-1]))[0]
+    rows, tensor = old.rows, torch.from_numpy
+    if not rows.start.size:
+        return new
+    number = np.cumsum(opened) - 1
+    touched = np.nonzero(np.add.reduceat(((kept != old.counts) | ~opened)[rows.sites], rows.ptr[:-1]))[0]
     size = _row_sizes(rows, kept)[touched]
     out_ptr = np.concatenate([[0], np.cumsum(size)])
     source = np.empty(int(out_ptr[-1]), np.int64)
-    remaining(touched, rows.ptr, rows.sites, rows.start, starts, kept_ptr, kept_states, out_ptr, source)
-    tensor = torch.from_numpy
-    entries = flat[tensor(source)] * weights[tensor(np.repeat(rows.scale[touched], size))]
-    arity = np.add.reduceat(opened[rows.sites].astype(np.int64), rows.ptr[:-1]) if rows.start.size else np.zeros(0)
+    kept_ptr = np.concatenate([[0], np.cumsum(kept)])
+    remaining(touched, rows.ptr, rows.sites, rows.start, old.starts, kept_ptr, kept_states, out_ptr, source)
+    entries = old.flat[tensor(source)] * weights[tensor(np.repeat(rows.scale[touched], size))]
+    arity = np.add.reduceat(opened[rows.sites].astype(np.int64), rows.ptr[:-1])
     start, scale = rows.start.copy(), rows.scale.copy()
-    start[touched] = flat.numel() + out_ptr[:-1]
+    start[touched] = old.flat.numel() + out_ptr[:-1]
     scale[touched] = 0
-    alone = arity[touched] == 1
-    if alone.any():
-        chosen = np.nonzero(alone)[0]
-        slots = rows.sites[_slots(rows, touched[chosen])]
-        target = open_starts[number[slots[opened[slots]]]]
-        counts = tensor(size[chosen])
-        unary = unary.index_add(
-            0, ragged(tensor(target), counts), entries[ragged(tensor(out_ptr[:-1][chosen]), counts)]
-        )
+    unary, constant = new.unary, new.constant
+    alone = np.nonzero(arity[touched] == 1)[0]
+    if alone.size:
+        slots = rows.sites[_slots(rows, touched[alone])]
+        target, counts = new.starts[number[slots[opened[slots]]]], tensor(size[alone])
+        unary = unary.index_add(0, ragged(tensor(target), counts), entries[ragged(tensor(out_ptr[:-1][alone]), counts)])
     none = np.nonzero(arity[touched] == 0)[0]
     if none.size:
-        owner = instance[rows.sites[rows.ptr[:-1][touched[none]]]]
+        owner = old.instance[rows.sites[rows.ptr[:-1][touched[none]]]]
         constant = constant.index_add(0, tensor(owner), entries[tensor(out_ptr[:-1][none])])
     stays = arity >= 2
     sites = rows.sites[_slots(rows, np.nonzero(stays)[0])]
-    sites = number[sites[opened[sites]]]
     ptr = np.concatenate([[0], np.cumsum(arity[stays])]).astype(np.int64)
-    return _Rows(ptr, sites, start[stays], scale[stays]), torch.cat([flat, entries]), unary, constant
+    left = _Rows(ptr, number[sites[opened[sites]]], start[stays], scale[stays])
+    return replace(new, unary=unary, constant=constant, rows=left, flat=torch.cat([old.flat, entries]))
 
 
 def _slots(rows: _Rows, chosen: np.ndarray) -> np.ndarray:
@@ -269,11 +293,12 @@ def _slots(rows: _Rows, chosen: np.ndarray) -> np.ndarray:
     return ragged(torch.from_numpy(rows.ptr[:-1][chosen]), torch.from_numpy(np.diff(rows.ptr)[chosen])).numpy()
 
 
-def _merge(rows: _Rows, flat: Tensor, weights: Tensor, counts: np.ndarray) -> tuple[_Rows, Tensor]:
+def _merge(level: _Level, weights: Tensor) -> _Level:
     """Rows over the same sites become one, whose table is their sum over the first one's order of sites."""
+    rows, flat, counts = level.rows, level.flat, level.counts
     groups = _same_sites(rows, counts.size)
     if not groups:
-        return rows, flat
+        return level
     source, target, scale = [], [], []
     start, weight = rows.start.copy(), rows.scale.copy()
     gone = np.zeros(rows.start.size, np.bool_)
@@ -299,7 +324,7 @@ def _merge(rows: _Rows, flat: Tensor, weights: Tensor, counts: np.ndarray) -> tu
     stays = np.nonzero(~gone)[0]
     ptr = np.concatenate([[0], np.cumsum(np.diff(rows.ptr)[stays])])
     kept = _Rows(ptr, rows.sites[_slots(rows, stays)], start[stays], weight[stays])
-    return kept, torch.cat([flat, merged])
+    return replace(level, rows=kept, flat=torch.cat([flat, merged]))
 
 
 def _same_sites(rows: _Rows, sites: int) -> list[np.ndarray]:
