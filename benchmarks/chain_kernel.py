@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.kernels import chain, chain_torch
+from ebmstruct.inference.kernels.chains import chain, chain_torch
 
 SHAPES = [(32, 40, 9), (32, 128, 17), (8, 512, 32), (1, 2000, 9)]
 TURN_MS = 10

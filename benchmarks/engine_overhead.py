@@ -13,7 +13,7 @@ import torch
 
 import ebmstruct as es
 from benchmarks.timing import interleaved, table
-from ebmstruct.inference.kernels import chain
+from ebmstruct.inference.kernels.chains import chain
 
 SHAPES = ((32, 40, 9), (32, 128, 17), (8, 512, 32), (1, 2000, 9))
 

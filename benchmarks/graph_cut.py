@@ -29,7 +29,7 @@ import torch
 from benchmarks.timing import table
 from ebmstruct.graph import Discrete, FactorGraph, GridFactor, TableFactor, Variables, potts_table
 from ebmstruct.inference import minimize
-from ebmstruct.inference.kernels.maxflow import minimum_cut
+from ebmstruct.inference.kernels.flows.maxflow import minimum_cut
 from ebmstruct.inference.result import Query, Result
 from ebmstruct.inference.solvers.graph_cut import GraphCut
 from ebmstruct.inference.solvers.move_making import AlphaExpansion

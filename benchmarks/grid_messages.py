@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks.timing import table
-from ebmstruct.inference.grid_layout import table_kind
-from ebmstruct.inference.kernels import grid_messages_numba as kernels
 from ebmstruct.inference.kernels.compiler import kernel
-from ebmstruct.inference.kernels.grid_labels_numba import weigh
+from ebmstruct.inference.kernels.grids import grid_messages_numba as kernels
+from ebmstruct.inference.kernels.grids.grid_labels_numba import weigh
+from ebmstruct.inference.views.grid_layout import table_kind
 
 STATES = 16
 BYTES = 208

@@ -13,10 +13,10 @@ import torch
 import ebmstruct as es
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, GridFactor, TableFactor, Variables, union
 from ebmstruct.inference.grid_ascent import _cut
-from ebmstruct.inference.grid_layout import DENSE, LINEAR, POTTS, WINDOW, GridLayout, grid_layout, table_kind
 from ebmstruct.inference.result import Ask, Budget, Query, Reparametrization, Result, Status
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.grid_layout import DENSE, LINEAR, POTTS, WINDOW, GridLayout, grid_layout, table_kind
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.testing import oracle, random_chain, random_forest, random_graph, random_grid
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ebmstruct.inference.elimination_order import Elimination, adjacency_of, elimination_order, words
-from ebmstruct.inference.table_view import TableView, table_view
+from ebmstruct.inference.views.table_view import TableView, table_view
 from ebmstruct.testing import random_forest, random_graph, random_grid
 
 

@@ -23,7 +23,7 @@ from ebmstruct.graph import (
 from ebmstruct.inference.engine import minimize
 from ebmstruct.inference.result import Ask, Budget, Query, Reparametrization, Result, Status
 from ebmstruct.inference.solvers.graph_cut import GraphCut
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.testing import oracle, random_graph, random_grid
 
 DATA = os.environ.get("EBMSTRUCT_DATA")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebmstruct.inference.grid_layout import DENSE, LINEAR, POTTS, WINDOW, TableKind, table_kind, with_padding
-from ebmstruct.inference.kernels import grid_bound_numba as bounds
-from ebmstruct.inference.kernels import grid_labels_numba as labelling
-from ebmstruct.inference.kernels import grid_lines_numba as lines
-from ebmstruct.inference.kernels import grid_messages_numba as sweeps
+from ebmstruct.inference.kernels.grids import grid_bound_numba as bounds
+from ebmstruct.inference.kernels.grids import grid_labels_numba as labelling
+from ebmstruct.inference.kernels.grids import grid_lines_numba as lines
+from ebmstruct.inference.kernels.grids import grid_messages_numba as sweeps
+from ebmstruct.inference.views.grid_layout import DENSE, LINEAR, POTTS, WINDOW, TableKind, table_kind, with_padding
 
 HEIGHT, WIDTH = 5, 6
 

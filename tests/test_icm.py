@@ -8,10 +8,10 @@ import torch
 
 from ebmstruct.graph import Assignment, FactorGraph, union
 from ebmstruct.inference.engine import minimize
-from ebmstruct.inference.kernels.icm import polish
+from ebmstruct.inference.kernels.search.icm import polish
 from ebmstruct.inference.result import Ask, Budget, Query, Status
 from ebmstruct.inference.solvers.icm import ICM
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.testing import oracle, random_chain, random_graph, random_grid
 
 

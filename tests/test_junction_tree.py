@@ -15,10 +15,10 @@ from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, TableFactor, Variables, union
 from ebmstruct.inference.elimination_order import Elimination, elimination_order
 from ebmstruct.inference.engine import log_partition, marginals, minimize, sample
-from ebmstruct.inference.kernels import elimination, elimination_torch
+from ebmstruct.inference.kernels.elimination import elimination, elimination_torch
 from ebmstruct.inference.result import Ask, Budget, EliminationOrder, Marginals, Query, Result, Samples, Status
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
-from ebmstruct.inference.table_view import TableView, table_view
+from ebmstruct.inference.views.table_view import TableView, table_view
 from ebmstruct.testing import oracle, random_chain, random_graph, random_grid, sites_of
 
 SOLVER = JunctionTree()

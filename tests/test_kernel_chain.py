@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import chain, chain_torch, parallel
+from ebmstruct.inference.kernels import parallel
+from ebmstruct.inference.kernels.chains import chain, chain_torch
 
 INF = math.inf
 LENGTHS = (0, 5, 1, 4, 0, 2, 3)
@@ -467,7 +468,7 @@ def test_many_callers_at_once():
 
 def test_numba_waits_for_the_first_use_of_a_kernel():
     """Importing the kernels' modules must not pay for numba."""
-    modules = "ebmstruct.inference.kernels.chain, ebmstruct.inference.kernels.forest"
+    modules = "ebmstruct.inference.kernels.chains.chain, ebmstruct.inference.kernels.forests.forest"
     code = f"import sys, {modules}; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

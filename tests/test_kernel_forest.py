@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
-from ebmstruct.inference.kernels import chain, forest, forest_torch
+from ebmstruct.inference.kernels.chains import chain
+from ebmstruct.inference.kernels.forests import forest, forest_torch
 
 INF = math.inf
 MODULES = [pytest.param(forest, id="kernel"), pytest.param(forest_torch, id="twin")]

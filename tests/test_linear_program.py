@@ -10,7 +10,7 @@ from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, union
 from ebmstruct.inference import Budget, Reparametrization, Status, marginals, minimize
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.testing import oracle, random_chain, random_forest, random_graph, random_grid
 
 

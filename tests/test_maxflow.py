@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 
-from ebmstruct.inference.kernels.maxflow import grid_cut, minimum_cut
+from ebmstruct.inference.kernels.flows.maxflow import grid_cut, minimum_cut
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

@@ -16,7 +16,7 @@ from ebmstruct.inference.outside.problem import integer_problem
 from ebmstruct.inference.outside.process import run
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.testing import oracle, random_graph, random_grid
 
 LIBRARIES = {"toulbar2": "pytoulbar2", "cp_sat": "ortools"}

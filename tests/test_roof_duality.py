@@ -8,10 +8,10 @@ import torch
 
 from ebmstruct.graph import Assignment, FactorGraph, TableFactor, union
 from ebmstruct.inference.engine import minimize
-from ebmstruct.inference.kernels.roof import persistent, roof_dual
+from ebmstruct.inference.kernels.flows.roof import persistent, roof_dual
 from ebmstruct.inference.result import Ask, Budget, Query, Reparametrization, Status
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
-from ebmstruct.inference.table_view import TableView, table_view
+from ebmstruct.inference.views.table_view import TableView, table_view
 from ebmstruct.testing import Oracle, oracle, random_chain, random_graph, random_grid
 
 

@@ -28,7 +28,7 @@ from ebmstruct.errors import DataError
 from ebmstruct.graph import FactorGraph
 from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Several
 from ebmstruct.inference.solvers import SOLVERS
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.run.elapsed import Elapsed
 from ebmstruct.run.formats import Evidence, Model, read_model, write_evidence, write_model
 from ebmstruct.run.result_file import checksum, pack_tensor, pack_witness, unpack_tensor, unpack_witness

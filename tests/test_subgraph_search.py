@@ -12,12 +12,12 @@ import torch
 
 import ebmstruct as es
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, TableFactor, Variables, union
-from ebmstruct.inference.kernels import subgraph_growth_numba as growth
-from ebmstruct.inference.kernels import subgraph_search_numba as kernels
+from ebmstruct.inference.kernels.search import subgraph_growth_numba as growth
+from ebmstruct.inference.kernels.search import subgraph_search_numba as kernels
 from ebmstruct.inference.local_moves import lay_out, seed_state
 from ebmstruct.inference.result import Ask, Budget, Query, Status
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
-from ebmstruct.inference.table_view import table_view
+from ebmstruct.inference.views.table_view import table_view
 from ebmstruct.run.formats import read_model
 from ebmstruct.testing import oracle, random_chain, random_graph, random_grid
 

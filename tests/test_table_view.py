@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, TableFactor, Variables
-from ebmstruct.inference.table_view import table_refusal, table_view
+from ebmstruct.inference.views.table_view import table_refusal, table_view
 from ebmstruct.testing import oracle, random_chain, random_graph, random_grid, sites_of
 
 

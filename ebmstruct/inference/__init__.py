@@ -41,7 +41,7 @@ from ebmstruct.inference.solvers import (
     Toulbar2,
     VariableElimination,
 )
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
     "AlphaExpansion",

@@ -9,8 +9,8 @@ from torch import Tensor
 from ebmstruct.graph import FactorGraph
 from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Result, Several, Witness
 from ebmstruct.inference.structure import ChainFacts, ForestFacts, chain_facts, forest_facts
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
-from ebmstruct.inference.views import chain_view, forest_view
+from ebmstruct.inference.views.lines import chain_view, forest_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 LARGEST_TABLE = 1 << 28
 """Entries of the largest table that checking an elimination order may make; a larger one proves nothing here."""

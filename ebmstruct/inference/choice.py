@@ -19,6 +19,8 @@ AT_ONCE_SECONDS = 1.5
 """An exact solver that is expected to take no longer answers alone."""
 PATIENCE_SECONDS = 120.0
 """Without a deadline an exact solver joins a race where it is expected to take no longer than this."""
+HEAD_START_SECONDS = 0.25
+"""How long our own solvers work before an outside one is started; most graphs are done by then."""
 ENDLESS = 10**9
 """The patience of a search that goes on until the deadline."""
 
@@ -146,7 +148,7 @@ class _Choosing:
         if exact and self.seconds(tree) <= 0.8 * remaining:
             racing.append(Entry(tree))
         if timed:
-            racing += [Entry(m, 0.1) for m in (s.Toulbar2(), s.CPSAT()) if self.takes(m)]
+            racing += [Entry(m, HEAD_START_SECONDS) for m in (s.Toulbar2(), s.CPSAT()) if self.takes(m)]
         if racing:
             return self.done(*racing)
         return self.first_of((s.Exhaustive(), s.ICM()))

@@ -77,7 +77,7 @@ def elimination_order(
     """
     adjacency = adjacency_of(num_states.size, row_ptr, row_sites)
     log_card = np.log2(num_states.astype(np.float64))
-    from ebmstruct.inference.kernels import elimination_order_numba as kernels
+    from ebmstruct.inference.kernels.elimination import elimination_order_numba as kernels
 
     order, count = kernels.min_weight(*adjacency, log_card, limit, effort)
     quick = _finish(order, adjacency, log_card, limit, ("min_weight",)) if count == order.size else None
@@ -109,7 +109,7 @@ def _finish(
     order: np.ndarray, adjacency: Adjacency, log_card: np.ndarray, limit: float, methods: tuple[str, ...]
 ) -> Elimination | None:
     """The same work with subtrees contiguous, so that messages wait for as short as possible."""
-    from ebmstruct.inference.kernels import elimination_symbolic_numba as kernels
+    from ebmstruct.inference.kernels.elimination import elimination_symbolic_numba as kernels
 
     parent, sep_ptr, _, _ = kernels.symbolic(order, *adjacency, log_card, limit + 1e-9)
     if not sep_ptr.size:
@@ -179,7 +179,7 @@ def _improve(
     adjacency: Adjacency, log_card: np.ndarray, first: _Found | None, effort: float, seed: int
 ) -> tuple[_Found | None, float]:
     """The best order of one connected component among those that the effort allows; and the looks it took."""
-    from ebmstruct.inference.kernels.elimination_symbolic_numba import symbolic
+    from ebmstruct.inference.kernels.elimination.elimination_symbolic_numba import symbolic
 
     best, spent = first, 0.0
     for method, order, looks in _candidates(adjacency, log_card, seed):
@@ -200,7 +200,7 @@ def _candidates(adjacency: Adjacency, log_card: np.ndarray, seed: int) -> Iterat
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    from ebmstruct.inference.kernels import elimination_order_numba as kernels
+    from ebmstruct.inference.kernels.elimination import elimination_order_numba as kernels
 
     def sweep(start: int, eager: bool) -> tuple[str, np.ndarray, float]:
         return "sweep", *kernels.sweep_order(*adjacency, log_card, start, eager, LARGEST_REPORTED)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.grid_layout import DENSE, POTTS, GridLayout, TableKind, table_kind, with_padding
+from ebmstruct.inference.views.grid_layout import DENSE, POTTS, GridLayout, TableKind, table_kind, with_padding
 
 STEP_SITES = 200_000
 """Sites of a Potts grid that one step sweeps there and back, or as much other work: a few milliseconds."""
@@ -65,7 +65,7 @@ class GridAscent:
 
     def step(self) -> bool:
         """Sweep the next group of bands, and judge the pass after the last one; whether anything was judged."""
-        from ebmstruct.inference.kernels import grid_messages_numba as kernels
+        from ebmstruct.inference.kernels.grids import grid_messages_numba as kernels
 
         kind, token = self.kind, self.token
         while self.cursor < len(self.groups):
@@ -99,7 +99,7 @@ class GridAscent:
 
     def _take_best(self) -> None:
         """Take over every part of the newly decoded labelling that costs less than the best one's."""
-        from ebmstruct.inference.kernels import grid_labels_numba as kernels
+        from ebmstruct.inference.kernels.grids import grid_labels_numba as kernels
 
         layout = self.layout
         if self.passes % POLISH == 0:
@@ -114,7 +114,7 @@ class GridAscent:
 
     def _solve_lines(self) -> None:
         """Relabel the rows of the decoded labelling for the least energy given all else, and then the columns."""
-        from ebmstruct.inference.kernels.grid_lines_numba import solve_lines
+        from ebmstruct.inference.kernels.grids.grid_lines_numba import solve_lines
 
         kind, bands = self.kind, self.layout.bands[~self.done]
         memory = np.empty(8 * len(self.token) * int(bands[:, 1:3].max()), np.float32)
@@ -144,7 +144,7 @@ class GridAscent:
         return gap <= (1 - 1e-3 if self.whole else 1e-9 * np.maximum(1.0, np.abs(self.energy)))
 
     def _bound(self, instance: int, messages: np.ndarray, out: np.ndarray, rows: tuple[int, int]) -> float:
-        from ebmstruct.inference.kernels import grid_bound_numba as kernels
+        from ebmstruct.inference.kernels.grids import grid_bound_numba as kernels
 
         layout, size = self.layout, 8 * len(self.token)
         off = layout.table[0, 1]
@@ -209,7 +209,7 @@ def _cut(bands: np.ndarray, limit: int) -> list[np.ndarray]:
 
 def begin_grid(layout: GridLayout, init: np.ndarray | None, tolerance: float, max_iterations: int) -> GridAscent | None:
     """The state before the first pass; None where an energy is so large that padding is not."""
-    from ebmstruct.inference.kernels import grid_labels_numba as kernels
+    from ebmstruct.inference.kernels.grids import grid_labels_numba as kernels
 
     sites, states = layout.num_sites, layout.num_states
     size = 8 * -(-states // 8)

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Generator
 
-from ebmstruct.inference.table_view import TableView
+from ebmstruct.inference.views.table_view import TableView
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 
 def lay_out(view: TableView, penalty: float | None = None) -> Problem:
     """The view's rows by row and by site; with a ``penalty`` it stands in for infinite entries."""
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
     unary, tables, weights = view.arrays
     start = view.table_start
@@ -109,9 +109,9 @@ def starting_states(view: TableView, random: np.ndarray, scale: float = 2.0) -> 
 
 
 def _repair(view: TableView, row: np.ndarray, source: np.ndarray, penalty: float) -> None:
-    from ebmstruct.inference.kernels.subgraph_growth_numba import FULL, Moves, make_work
-    from ebmstruct.inference.kernels.subgraph_search_numba import descend
-    from ebmstruct.inference.kernels.sweeps_numba import anneal
+    from ebmstruct.inference.kernels.search.subgraph_growth_numba import FULL, Moves, make_work
+    from ebmstruct.inference.kernels.search.subgraph_search_numba import descend
+    from ebmstruct.inference.kernels.search.sweeps_numba import anneal
 
     problem = lay_out(view, penalty)
     most = int(view.num_states.max())
@@ -148,7 +148,7 @@ def temperature_range(
     settled: such a labelling; by default it is made here from the first states. Changes that break a hard
     constraint, at half the ``penalty`` or more, do not count.
     """
-    from ebmstruct.inference.kernels.sweeps_numba import gaps, settle
+    from ebmstruct.inference.kernels.search.sweeps_numba import gaps, settle
 
     scratch = np.zeros(int(view.num_states.max(initial=1)))
     if settled is None:

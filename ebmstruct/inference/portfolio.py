@@ -40,10 +40,13 @@ RESERVE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Entry:
-    """A solver in a race, and the part of the remaining time that passes before it starts (0: at once)."""
+    """A solver in a race, and how long it waits at most before it starts, so that it can begin with a good answer.
+
+    Where there is less than ten times that until the deadline it waits a tenth of what there is.
+    """
 
     solver: Solver
-    after: float = 0.0
+    wait_s: float = 0.0
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Board:
     witnesses: dict[str, Witness] = field(default_factory=dict)
     finders: dict[str, float] = field(default_factory=dict)
     failed: bool = False
+    ended: Status = Status.CONVERGED
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def publish(self, name: str, found: Progress) -> None:
@@ -138,7 +142,7 @@ def race(
         _side_by_side(graph, query, entries, seeds, board, init, inner, began)
     if board.best is None:  # the time was up before anybody began: some legal assignment is due all the same
         _take_part(entries[0].solver, graph, query, board, init, replace(inner, max_steps=0), seeds[0])
-    return _summary(board, entries, budget, time.monotonic() - began)
+    return _summary(board, entries, time.monotonic() - began)
 
 
 def _seeded(generator: Generator | None) -> Generator:
@@ -159,19 +163,21 @@ def _side_by_side(
 ) -> None:
     pool = ThreadPoolExecutor(len(entries), thread_name_prefix="ebmstruct-race")
     total = budget.remaining
-    waiting = sorted(zip(entries, seeds, strict=True), key=lambda pair: pair[0].after)
+    waiting = sorted(zip(entries, seeds, strict=True), key=lambda pair: pair[0].wait_s)
     running: set[Future[None]] = set()
     speak = began + TALK_SECONDS
     with pool, board.stopping():
         while running or waiting:
             now = time.monotonic()
-            while waiting and (now - began >= waiting[0][0].after * total or not running):
+            while waiting and (now - began >= min(waiting[0][0].wait_s, 0.1 * total) or not running):
                 entry, seed = waiting.pop(0)
-                if not budget.expired:
+                if budget.expired:
+                    board.ended = Status.DEADLINE
+                else:
                     running.add(pool.submit(_take_part, entry.solver, graph, query, board, init, budget, seed))
             timeout = TALK_SECONDS
             if waiting:
-                timeout = min(timeout, max(0.0, began + waiting[0][0].after * total - now))
+                timeout = min(timeout, max(0.0, began + min(waiting[0][0].wait_s, 0.1 * total) - now))
             finished, running = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
             for one in finished:
                 one.result()
@@ -203,8 +209,13 @@ def _take_part(
     while True:
         found_now = solver.progress(state)
         board.publish(solver.name, found_now)
-        spent = budget.max_steps is not None and steps >= budget.max_steps
-        if bool(found_now.done.all()) or spent or budget.expired:
+        if bool(found_now.done.all()):
+            break
+        if budget.expired:
+            board.ended = Status.DEADLINE
+            break
+        if budget.max_steps is not None and steps >= budget.max_steps:
+            board.ended = max(board.ended, Status.MAX_STEPS)
             break
         if adopt is not None and board.version != seen:
             seen = board.version
@@ -223,6 +234,8 @@ def _take_part(
 
 def _post(name: str, board: Board, found: Result) -> None:
     done = found.status <= int(Status.CONVERGED)
+    if not bool(done.all()) and int(found.status[~done].min()) <= int(Status.DEADLINE):
+        board.ended = Status.DEADLINE
     if found.witness is not None:
         board.witnesses[name] = found.witness
     bound = found.lower_bound if found.witness is not None else torch.full_like(found.lower_bound, -torch.inf)
@@ -234,7 +247,7 @@ def graph_values(graph: FactorGraph, found: Result) -> dict[str, Tensor]:
     return graph.complete(found.assignment)
 
 
-def _summary(board: Board, entries: Sequence[Entry], budget: Budget, seconds: float) -> Result:
+def _summary(board: Board, entries: Sequence[Entry], seconds: float) -> Result:
     best = board.best
     assert best is not None
     parts: list[Reparametrization | EliminationOrder | Claim] = []
@@ -250,8 +263,8 @@ def _summary(board: Board, entries: Sequence[Entry], budget: Budget, seconds: fl
             bound = torch.maximum(bound, board.bounds[name])
             parts += witness.parts if isinstance(witness, Several) else (witness,)
     winner = min(board.finders, key=lambda n: board.finders[n])
-    expired = budget.remaining <= 0.02 * seconds and not board.closed()
-    status = torch.full_like(best.energy, int(Status.DEADLINE if expired else Status.CONVERGED), dtype=torch.long)
+    ended = Status.CONVERGED if board.closed() else board.ended
+    status = torch.full_like(best.energy, int(ended), dtype=torch.long)
     names = [winner, *(n for n in contributors if n != winner)]
     return Result(
         Assignment(best.values),

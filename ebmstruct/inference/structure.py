@@ -100,7 +100,7 @@ def _width(graph: FactorGraph) -> str:
     """A few words on how far from a forest a small graph of tables is: its width by the min-fill order."""
     import networkx
 
-    from ebmstruct.inference.table_view import table_refusal, table_view
+    from ebmstruct.inference.views.table_view import table_refusal, table_view
 
     if table_refusal(graph) is not None:
         return ""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.table_view import TableView
+from ebmstruct.inference.views.table_view import TableView
 
 STEP_WORK = 4_000_000
 """Table entries and messages that one step reads: a few milliseconds."""
@@ -58,7 +58,7 @@ class TableAscent:
 
     def step(self) -> bool:
         """Visit the next sites, and judge the labelling after each half pass; whether anything was judged."""
-        from ebmstruct.inference.kernels import dual_ascent_numba as kernels
+        from ebmstruct.inference.kernels.messages import dual_ascent_numba as kernels
 
         judged = False
         while self.cursor < len(self.parts):
@@ -79,7 +79,7 @@ class TableAscent:
 
     def _take_best(self) -> None:
         """Descend from the decoded labelling, and take over every part of it that costs less than the best one's."""
-        from ebmstruct.inference.kernels import dual_ascent_numba as kernels
+        from ebmstruct.inference.kernels.messages import dual_ascent_numba as kernels
 
         active = ~self.done
         kernels.descend(self.arrays, active, self.trial, DESCENTS)
@@ -115,8 +115,8 @@ class TableAscent:
 
 def begin_tables(view: TableView, init: np.ndarray | None, tolerance: float, max_iterations: int) -> TableAscent:
     """The state before the first pass: no messages, each site's cheapest state (or ``init``), a bound of no message."""
-    from ebmstruct.inference.kernels import dual_ascent_numba as kernels
-    from ebmstruct.inference.kernels import pair_minima_numba as minima
+    from ebmstruct.inference.kernels.messages import dual_ascent_numba as kernels
+    from ebmstruct.inference.kernels.messages import pair_minima_numba as minima
 
     unary, tables, weights = view.arrays
     site_ptr, site_row, site_slot = view.site_rows

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ebmstruct.graph import Assignment
-from ebmstruct.inference.kernels import mean_field
+from ebmstruct.inference.kernels.messages import mean_field
 from ebmstruct.inference.outside.problem import IntegerProblem, integer_problem
 from ebmstruct.inference.result import Budget, Claim, Result, Status
-from ebmstruct.inference.table_view import TableView
+from ebmstruct.inference.views.table_view import TableView
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebmstruct.inference.table_view import TableView
+from ebmstruct.inference.views.table_view import TableView
 
 ROUNDING = 1e-12
 """What a bound gives up for float64 sums, relative to the sizes of the numbers that are added."""

@@ -13,10 +13,10 @@ from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.local_moves import lay_out, penalty_of, seed_state, temperature_range, visit_nanoseconds
 from ebmstruct.inference.result import Ask, Query, Reparametrization
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Annealing(IterativeMinimizer[Cooling]):
         return Cooling(view, problem, space(hot, cold, self.sweeps), x, random, 0, x[0].copy(), view.energy(x[0]))
 
     def step(self, graph: FactorGraph, query: Query, state: Cooling) -> Cooling:
-        from ebmstruct.inference.kernels.sweeps_numba import anneal, settle
+        from ebmstruct.inference.kernels.search.sweeps_numba import anneal, settle
 
         view = state.view
         x, random = state.x.copy(), state.random.copy()

@@ -13,7 +13,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Answer, Ask, Budget, Claim, Marginals, Query, Result, Status
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 SCHEDULES = ("flooding", "sequential", "residual")
 WORK_A_CALL = 1 << 20
@@ -105,7 +105,7 @@ class BeliefPropagation(Solver):
 
     def _propagate(self, state: _Messages, budget: Budget, temperature: float, sweeps: int | None = None) -> Status:
         """Pass messages until all instances are done or the budget ends; ``sweeps``: at most so many more."""
-        from ebmstruct.inference.kernels import belief_propagation_numba as kernels
+        from ebmstruct.inference.kernels.messages import belief_propagation_numba as kernels
 
         limit = self.max_iterations if budget.max_steps is None else min(self.max_iterations, budget.max_steps)
         work = int((state.view.row_sizes * state.view.arity).sum())
@@ -136,7 +136,7 @@ class BeliefPropagation(Solver):
         return {name: torch.from_numpy(value.copy()) for name, value in copies.items()}
 
     def _marginals(self, state: _Messages, temperature: float, stop: Status) -> Marginals:
-        from ebmstruct.inference.kernels import belief_propagation_numba as kernels
+        from ebmstruct.inference.kernels.messages import belief_propagation_numba as kernels
 
         view = state.view
         log_z = kernels.bethe(
@@ -156,7 +156,7 @@ class BeliefPropagation(Solver):
         return Marginals(beliefs, log_z, exact, status, self.name, stats=stats)
 
     def _minimize(self, state: _Messages, budget: Budget, init: Assignment | None) -> Result:
-        from ebmstruct.inference.kernels.belief_decode_numba import decode
+        from ebmstruct.inference.kernels.messages.belief_decode_numba import decode
 
         view = state.view
         unary = view.arrays[0]
@@ -197,7 +197,7 @@ class BeliefPropagation(Solver):
 
 def _begin(view: TableView) -> _Messages:
     """All messages 0."""
-    from ebmstruct.inference.kernels.belief_decode_numba import breadth_first
+    from ebmstruct.inference.kernels.messages.belief_decode_numba import breadth_first
 
     unary, tables, weights = view.arrays
     site_ptr, site_row, _ = view.site_rows

@@ -18,7 +18,7 @@ from ebmstruct.inference.outside.problem import IntegerProblem
 from ebmstruct.inference.outside.process import run
 from ebmstruct.inference.result import Answer, Ask, Budget, Query
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import table_refusal, table_view
+from ebmstruct.inference.views.table_view import table_refusal, table_view
 
 TOP = 1 << 40
 """About the greatest cost: sums of costs stay exact in float64, in which the solver tells its bounds."""

@@ -11,11 +11,11 @@ from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph, GridFactor
 from ebmstruct.inference.grid_ascent import GridAscent, begin_grid
-from ebmstruct.inference.grid_layout import GridLayout, grid_layout
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Reparametrization, Result, Status
 from ebmstruct.inference.solver import Cost, IterativeMinimizer, Progress
 from ebmstruct.inference.table_ascent import TableAscent, begin_tables
-from ebmstruct.inference.table_view import table_refusal, table_view
+from ebmstruct.inference.views.grid_layout import GridLayout, grid_layout
+from ebmstruct.inference.views.table_view import table_refusal, table_view
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, ChainFactor, FactorGraph, TableFactor
-from ebmstruct.inference.kernels import chain, forest
+from ebmstruct.inference.kernels.chains import chain
+from ebmstruct.inference.kernels.forests import forest
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -23,7 +24,7 @@ from ebmstruct.inference.result import (
 )
 from ebmstruct.inference.solver import Cost, Solver
 from ebmstruct.inference.structure import ChainFacts, ForestFacts, chain_facts, forest_facts, operations
-from ebmstruct.inference.views import ForestView, chain_view, forest_view
+from ebmstruct.inference.views.lines import ForestView, chain_view, forest_view
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from ebmstruct.inference.markov import (
     r_hat,
 )
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Chains:
 
     def run(self, sweeps: int) -> None:
         """More sweeps of every chain."""
-        from ebmstruct.inference.kernels.sweeps_numba import gibbs
+        from ebmstruct.inference.kernels.search.sweeps_numba import gibbs
 
         gibbs(
             self.problem, self.x, self.order, self.random, self.temperature, sweeps, self.scratch, self.beliefs
@@ -190,7 +190,7 @@ class BlockGibbs(MarkovSampler):
 
 
 def _chains(view: TableView, x: np.ndarray, random: np.ndarray, temperature: float) -> Chains:
-    from ebmstruct.inference.kernels.sweeps_numba import colours
+    from ebmstruct.inference.kernels.search.sweeps_numba import colours
 
     problem = lay_out(view)
     order = np.argsort(colours(problem.nb_ptr, problem.nb_site), kind="stable")

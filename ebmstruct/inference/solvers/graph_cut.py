@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.plain_grid import PlainGrid, plain_grid
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Reparametrization, Result, Status
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.plain_grid import PlainGrid, plain_grid
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.maxflow import GridCut
+    from ebmstruct.inference.kernels.flows.maxflow import GridCut
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _binary_grid(graph: FactorGraph) -> PlainGrid | None:
 
 
 def _wrong_pairs(grid: PlainGrid) -> int:
-    from ebmstruct.inference.kernels.grid_capacities_numba import violations
+    from ebmstruct.inference.kernels.flows.grid_capacities_numba import violations
 
     right, down = grid.weights()
     a, b, c, d = grid.table.tolist()
@@ -87,7 +87,7 @@ def _wrong_pairs(grid: PlainGrid) -> int:
 
 def _cut_grid(grid: PlainGrid, budget: Budget) -> Result | None:
     """The answer for a plain grid; None where an energy is no finite number."""
-    from ebmstruct.inference.kernels.maxflow import grid_cut
+    from ebmstruct.inference.kernels.flows.maxflow import grid_cut
 
     unary, right, down = grid.arrays()
     parts = list(grid.parts())
@@ -111,7 +111,7 @@ def _cut_grid(grid: PlainGrid, budget: Budget) -> Result | None:
 
 
 def _view_refusal(view: TableView) -> str | None:
-    from ebmstruct.inference.kernels.pairs import shape_refusal, wrong_pairs
+    from ebmstruct.inference.kernels.flows.pairs import shape_refusal, wrong_pairs
 
     reason = shape_refusal(view)
     if reason is not None:
@@ -123,8 +123,8 @@ def _view_refusal(view: TableView) -> str | None:
 
 
 def _cut_view(view: TableView, budget: Budget) -> Result:
-    from ebmstruct.inference.kernels.maxflow import minimum_cut
-    from ebmstruct.inference.kernels.pairs import binary_pairs, reparametrized_bound
+    from ebmstruct.inference.kernels.flows.maxflow import minimum_cut
+    from ebmstruct.inference.kernels.flows.pairs import binary_pairs, reparametrized_bound
 
     pairs = binary_pairs(view)
     network = pairs.first, pairs.second, pairs.forth, pairs.back, pairs.excess

@@ -12,7 +12,7 @@ from torch import Generator
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Ask, Claim, Query
 from ebmstruct.inference.solver import Cost, IterativeMinimizer, Progress
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 VISITS = 1 << 15
 """Sites looked at in one step, a few milliseconds where rows are pairs."""
@@ -56,7 +56,7 @@ class ICM(IterativeMinimizer[Descent]):
         return Cost(5.0 * (1 + self.restarts) * seen, int(view.row_sizes.max(initial=1)))
 
     def begin(self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator | None) -> Descent:
-        from ebmstruct.inference.kernels.icm import unary_minima
+        from ebmstruct.inference.kernels.search.icm import unary_minima
 
         view = table_view(graph)
         states = unary_minima(view) if init is None else view.compress(graph.complete(init))
@@ -64,7 +64,7 @@ class ICM(IterativeMinimizer[Descent]):
         return Descent(view, states, np.ones(view.num_sites, np.bool_), 0, self.restarts, source)
 
     def step(self, graph: FactorGraph, query: Query, state: Descent) -> Descent:
-        from ebmstruct.inference.kernels.icm import polish
+        from ebmstruct.inference.kernels.search.icm import polish
 
         view = state.view
         if state.begin < 0:

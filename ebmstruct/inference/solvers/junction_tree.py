@@ -14,10 +14,9 @@ from torch import Generator, Tensor
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, ChainFactor, FactorGraph, TableFactor
 from ebmstruct.inference.elimination_order import elimination_order, words
-from ebmstruct.inference.joint_beliefs import joint_beliefs
-from ebmstruct.inference.kernels import elimination
-from ebmstruct.inference.kernels.elimination import Buckets, LogSums, OutOfTime, Stop
-from ebmstruct.inference.kernels.elimination_autograd import log_partition
+from ebmstruct.inference.kernels.elimination import elimination
+from ebmstruct.inference.kernels.elimination.elimination import Buckets, LogSums, OutOfTime, Stop
+from ebmstruct.inference.kernels.elimination.elimination_autograd import log_partition
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -30,7 +29,8 @@ from ebmstruct.inference.result import (
     Status,
 )
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.joint_beliefs import joint_beliefs
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 _PER_ENTRY = {Ask.MINIMIZE: 0.8, Ask.LOG_PARTITION: 1.5, Ask.MARGINALS: 4.0, Ask.SAMPLE: 1.5}
 """Elementary operations an entry of a table."""

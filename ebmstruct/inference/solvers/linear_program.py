@@ -10,7 +10,7 @@ import torch
 from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.kernels import mean_field
+from ebmstruct.inference.kernels.messages import mean_field
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -24,7 +24,7 @@ from ebmstruct.inference.result import (
     Witness,
 )
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 TOLERANCE = 1e-7
 """What HiGHS lets each reduced cost be wrong by; a bound of the integer program gives that up once a site and row."""

@@ -11,10 +11,10 @@ from torch import Generator
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.kernels import mean_field as kernels
+from ebmstruct.inference.kernels.messages import mean_field as kernels
 from ebmstruct.inference.result import Answer, Ask, Budget, Claim, Marginals, Query, Result, Status
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Generator
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.kernels import mean_field, mini_bucket
+from ebmstruct.inference.kernels.elimination import mini_bucket
+from ebmstruct.inference.kernels.messages import mean_field
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -25,7 +26,7 @@ from ebmstruct.inference.result import (
     Witness,
 )
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 MEAN_FIELD_SWEEPS, MEAN_FIELD_TOLERANCE = 500, 1e-9
 LOWER_SHARE = 0.2

@@ -12,12 +12,12 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.kernels.icm import unary_minima
-from ebmstruct.inference.kernels.moves import GraphMoves, GridMoves
-from ebmstruct.inference.plain_grid import PlainGrid, plain_grid
+from ebmstruct.inference.kernels.flows.moves import GraphMoves, GridMoves
+from ebmstruct.inference.kernels.search.icm import unary_minima
 from ebmstruct.inference.result import Ask, Claim, Query
 from ebmstruct.inference.solver import Cost, IterativeMinimizer, Progress
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.plain_grid import PlainGrid, plain_grid
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 Move = tuple[int, ...]
 SMALL = 2048

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Reparametrization, Result, Status
 from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RoofDuality(Solver):
     starts: int = 4
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
-        from ebmstruct.inference.kernels.pairs import shape_refusal
+        from ebmstruct.inference.kernels.flows.pairs import shape_refusal
 
         if query.ask is not Ask.MINIMIZE or query.sum_out or query.k > 1:
             return "roof duality answers minimise for one best assignment, without blocks to sum out"
@@ -53,8 +53,8 @@ class RoofDuality(Solver):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        from ebmstruct.inference.kernels.pairs import reparametrized_bound
-        from ebmstruct.inference.kernels.roof import roof_dual
+        from ebmstruct.inference.kernels.flows.pairs import reparametrized_bound
+        from ebmstruct.inference.kernels.flows.roof import roof_dual
 
         view = table_view(graph)
         budget = budget or Budget()
@@ -77,7 +77,7 @@ class RoofDuality(Solver):
         self, view: TableView, known: np.ndarray, init: np.ndarray | None, budget: Budget, generator: Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """States (n,) that agree with those known at first, others by descent; each instance's best; and the energies."""
-        from ebmstruct.inference.kernels.icm import polish
+        from ebmstruct.inference.kernels.search.icm import polish
 
         source = torch.Generator().manual_seed(0) if generator is None else generator
         unary = view.arrays[0].reshape(-1, 2)

@@ -21,11 +21,11 @@ from ebmstruct.inference.local_moves import (
 )
 from ebmstruct.inference.result import Ask, Query, Reparametrization
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.subgraph_growth_numba import Moves, Work
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.subgraph_growth_numba import Moves, Work
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 RANGES = ((5.0, 9.0, 4.0, 8.0), (7.0, 11.0, 6.0, 10.0), (9.0, 13.0, 6.0, 12.0))
 """What a round may draw its moves from: least and greatest log2 of the largest table and of the number of sites."""
@@ -125,7 +125,7 @@ class SubgraphSearch(IterativeMinimizer[Search]):
         return table_refusal(graph)
 
     def begin(self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator | None) -> Search:
-        from ebmstruct.inference.kernels.sweeps_numba import settle
+        from ebmstruct.inference.kernels.search.sweeps_numba import settle
 
         view = table_view(graph)
         random = seed_state(generator)[0]
@@ -175,7 +175,7 @@ class SubgraphSearch(IterativeMinimizer[Search]):
 
         values: of every block, as in ``FactorGraph.energy``. A worse labelling changes nothing.
         """
-        from ebmstruct.inference.kernels.subgraph_search_numba import crossover
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import crossover
 
         view = state.ground.view
         if view.num_sites == 0:
@@ -196,8 +196,8 @@ class SubgraphSearch(IterativeMinimizer[Search]):
         return max(1 << int(self.log2_table), 2)
 
     def _perturb(self, state: Search) -> Search:
-        from ebmstruct.inference.kernels.subgraph_search_numba import descend
-        from ebmstruct.inference.kernels.sweeps_numba import anneal
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import descend
+        from ebmstruct.inference.kernels.search.sweeps_numba import anneal
 
         ground, now = state.ground, state.round
         if now.sweeps:
@@ -215,7 +215,7 @@ class SubgraphSearch(IterativeMinimizer[Search]):
         return replace(state, round=replace(now, done=now.done + budget))
 
     def _descend(self, state: Search) -> Search:
-        from ebmstruct.inference.kernels.subgraph_search_numba import descend
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import descend
 
         ground, now, x = state.ground, state.round, state.current
         budget = 1e6 * self.step_ms
@@ -227,8 +227,8 @@ class SubgraphSearch(IterativeMinimizer[Search]):
 
     def _close(self, state: Search) -> Search:
         """End a round: mix its labelling with the best one, and draw the next round."""
-        from ebmstruct.inference.kernels.subgraph_growth_numba import FUSE
-        from ebmstruct.inference.kernels.subgraph_search_numba import crossover, descend
+        from ebmstruct.inference.kernels.search.subgraph_growth_numba import FUSE
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import crossover, descend
 
         ground, x = state.ground, state.current
         fuse = state.round.moves._replace(kind=FUSE, low=10.0, high=12.0, fewest=6.0, largest=12.0, rest=1.0)
@@ -248,7 +248,7 @@ class SubgraphSearch(IterativeMinimizer[Search]):
 
     def _open(self, state: Search) -> Search:
         """Draw the next round, in this lineage or, where it rests, in a new one."""
-        from ebmstruct.inference.kernels.subgraph_search_numba import crossover
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import crossover
 
         ground = state.ground
         if state.resting < (REST + state.lineage) * self._regions(ground.view):
@@ -278,8 +278,8 @@ class SubgraphSearch(IterativeMinimizer[Search]):
 
     def _round(self, ground: Ground, random: np.ndarray, rounds: int) -> Round:
         """Draw what the next round does."""
-        from ebmstruct.inference.kernels.subgraph_growth_numba import FULL, SOME, Moves
-        from ebmstruct.inference.kernels.subgraph_search_numba import balls
+        from ebmstruct.inference.kernels.search.subgraph_growth_numba import FULL, SOME, Moves
+        from ebmstruct.inference.kernels.search.subgraph_search_numba import balls
 
         n = ground.view.num_sites
         draw = np.random.default_rng([int(random[0]) & 0xFFFFFFFF, rounds, 1])
@@ -310,7 +310,7 @@ def _lowest_states(view: TableView) -> np.ndarray:
 
 
 def _ground(view: TableView, limit: int) -> Ground:
-    from ebmstruct.inference.kernels.subgraph_growth_numba import make_work
+    from ebmstruct.inference.kernels.search.subgraph_growth_numba import make_work
 
     penalty = penalty_of(view)
     most = int(view.num_states.max(initial=1))

@@ -21,10 +21,10 @@ from ebmstruct.inference.local_moves import (
 from ebmstruct.inference.markov import Collected, as_samples, default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Reparametrization, Status
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
-from ebmstruct.inference.table_view import TableView, table_refusal, table_view
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.sweeps_numba import Problem
+    from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class ParallelTempering(IterativeMinimizer[Replicas]):
         return table_refusal(graph)
 
     def begin(self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator | None) -> Replicas:
-        from ebmstruct.inference.kernels.sweeps_numba import settle
+        from ebmstruct.inference.kernels.search.sweeps_numba import settle
 
         view = table_view(graph)
         random = seed_state(default_generator(generator), self.replicas)
@@ -180,7 +180,7 @@ def _acceptance(state: Replicas) -> list[float]:
 
 def _swept(state: Replicas, sweeps: int) -> Replicas:
     """The replicas after more sweeps and exchanges."""
-    from ebmstruct.inference.kernels.sweeps_numba import temper
+    from ebmstruct.inference.kernels.search.sweeps_numba import temper
 
     x, level, random, swaps = state.x.copy(), state.level.copy(), state.random.copy(), state.swaps.copy()
     best, lowest = state.best.copy(), state.lowest.copy()

@@ -1,0 +1,1 @@
+"""Chains: log partition, marginals, least energies, k best, samples."""

@@ -1,0 +1,1 @@
+"""Maximum flows, and what is made of them: cuts, roof duality, moves."""

@@ -1,0 +1,1 @@
+"""Forests of pairs: the same as for chains."""

@@ -1,0 +1,1 @@
+"""Grids of pixels: messages, bounds, labellings and lines."""

@@ -1,0 +1,1 @@
+"""Local search and sampling: sweeps, descent, and re-optimised subgraphs."""
