@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -87,6 +87,11 @@ class Budget:
     def after(cls, seconds: float | None, max_steps: int | None = None) -> Budget:
         """A budget that opens now and ends ``seconds`` later; whoever gets a request calls this first."""
         return cls(None if seconds is None else time.monotonic() + seconds, max_steps)
+
+    def within(self, seconds: float) -> Budget:
+        """The same budget, but for ``seconds`` from now at the most."""
+        until = time.monotonic() + seconds
+        return replace(self, deadline=until if self.deadline is None else min(self.deadline, until))
 
     @property
     def remaining(self) -> float:

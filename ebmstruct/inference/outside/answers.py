@@ -56,7 +56,7 @@ def answer(
             bound[b] = problem.offset
             continue
         left = view.num_instances - b
-        share = budget if budget.deadline is None else Budget.after(budget.remaining / left)
+        share = budget if budget.deadline is None else budget.within(budget.remaining / left)
         if share.expired:
             status[b] = int(Status.DEADLINE)
             continue

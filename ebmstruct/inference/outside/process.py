@@ -18,6 +18,8 @@ from ebmstruct.inference.result import Budget
 FOLDER = Path(__file__).parent
 GRACE = 1.0
 """Seconds after which a worker is ended by force once it has said all it will say."""
+LOOK_SECONDS = 0.02
+"""How often the budget is looked at."""
 
 
 def run(worker: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, float], budget: Budget) -> list[str]:
@@ -47,7 +49,8 @@ def run(worker: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, flo
             reader.start()
             stopped = False
             try:
-                reader.join(None if math.isinf(budget.remaining) else max(budget.remaining, 0.0))
+                while reader.is_alive() and not budget.expired:  # which also says when somebody else has finished
+                    reader.join(min(LOOK_SECONDS, max(budget.remaining, 0.0)))
                 stopped = reader.is_alive()
             finally:
                 if stopped or reader.is_alive():

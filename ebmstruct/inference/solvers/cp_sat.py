@@ -74,8 +74,8 @@ class CPSAT(Solver):
         generator: Generator | None = None,
     ) -> Answer:
         budget = budget or Budget()
-        if self.seconds is not None and self.seconds < budget.remaining:
-            budget = Budget.after(self.seconds)
+        if self.seconds is not None:
+            budget = budget.within(self.seconds)
         claim = f"OR-Tools CP-SAT {importlib.metadata.version('ortools')}"
         return answer(table_view(graph), self.name, claim, TOP, self._ask, init, budget)
 

@@ -192,7 +192,7 @@ class _Run:
             gone = self.bad[buckets.entry_instance]
             self.unary[gone[: self.unary.size]] = 0.0
             self.tables[gone[self.unary.size :]] = 0.0
-        self.stop: Stop | None = None if budget.deadline is None else lambda: budget.expired
+        self.stop: Stop | None = None if budget == Budget() else lambda: budget.expired
         self.stats = {
             "width": buckets.elimination.width,
             "log2_largest_table": buckets.elimination.log2_largest,

@@ -101,7 +101,7 @@ class MiniBucket(Solver):
 
     def _lower(self, view: TableView, temperature: float, budget: Budget) -> np.ndarray:
         """(B,) the mean-field bound; where rows are hard it starts at the assignment that mini-buckets decode."""
-        deadline = Budget.after(max(LOWER_SHARE * budget.remaining, 0.05)) if budget.deadline else Budget()
+        deadline = budget if budget.deadline is None else budget.within(max(LOWER_SHARE * budget.remaining, 0.05))
         problem = mean_field.prepare(view)
         start = None
         if problem.hard.any():

@@ -76,8 +76,8 @@ class Toulbar2(Solver):
         generator: Generator | None = None,
     ) -> Answer:
         budget = budget or Budget()
-        if self.seconds is not None and self.seconds < budget.remaining:
-            budget = Budget.after(self.seconds)
+        if self.seconds is not None:
+            budget = budget.within(self.seconds)
         claim = f"toulbar2 {importlib.metadata.version('pytoulbar2')}"
         return answer(table_view(graph), self.name, claim, TOP, self._ask, init, budget)
 
