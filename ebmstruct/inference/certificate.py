@@ -42,7 +42,7 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
             view = table_view(graph)
             if isinstance(witness, EliminationOrder):
                 return _elimination_bound(view, witness.sites.cpu().numpy())
-            return _tables_bound(view, witness.messages.detach().cpu().double().numpy())
+            return tables_bound(view, witness.messages.detach().cpu().double().numpy())
         constant = torch.zeros((), dtype=torch.float64) if graph.constant is None else graph.constant.double()
         if witness.kind == "chain":
             facts = chain_facts(graph)
@@ -107,8 +107,12 @@ def _forest_bound(graph: FactorGraph, facts: ForestFacts, witness: Reparametriza
     return out.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def _tables_bound(view: TableView, messages: np.ndarray) -> Tensor:
-    """The sum over sites and rows of their minima, after each message went from its row to its site."""
+def tables_bound(view: TableView, messages: np.ndarray) -> Tensor:
+    """(B,) float64: the sum over sites and rows of their minima, after each message went from its row to its site.
+
+    messages: flat by ``TableView.message_ptr``. Whatever they are, no assignment has less energy; -inf where they are
+    not finite. Cost: one look at each entry of each row's table.
+    """
     pointer = view.message_ptr
     if messages.shape != (pointer[-1],) or not np.isfinite(messages).all():
         return torch.full((view.num_instances,), -torch.inf, dtype=torch.float64)

@@ -10,7 +10,8 @@ import torch
 from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.kernels.messages import mean_field
+from ebmstruct.inference.certificate import tables_bound
+from ebmstruct.inference.kernels.search.icm import polished
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -221,7 +222,6 @@ def _solve(view: TableView, name: str, integer: bool, init: Assignment | None, b
     tables, starts = view.row_tables()
     values = tables.detach().numpy()
     constant = view.constant.detach().numpy()
-    problem = mean_field.prepare(view)
     messages = np.zeros(int(view.message_ptr[-1]))
     bound, status = constant.copy(), np.full(view.num_instances, int(Status.CONVERGED))
     states = np.zeros(view.num_sites, np.int64) if init is None else view.compress(init.values)
@@ -242,9 +242,11 @@ def _solve(view: TableView, name: str, integer: bool, init: Assignment | None, b
             claimed[b] = integer or found.status is Status.INFEASIBLE
         elif program.sites.size:
             status[b], bound[b] = int(Status.DEADLINE), -np.inf
-    states = _improved(problem, states, init, budget)
+    states = _improved(view, states, init, budget)
     if not integer:
-        bound = np.where(claimed, np.where(status == int(Status.INFEASIBLE), np.inf, bound), _bound(view, messages))
+        bound = np.where(
+            claimed, np.where(status == int(Status.INFEASIBLE), np.inf, bound), tables_bound(view, messages).numpy()
+        )
     energy = np.where(status == int(Status.INFEASIBLE), np.inf, view.energy(states))
     moved = Reparametrization("tables", torch.from_numpy(messages))
     witness: Witness = Claim("HiGHS") if integer else Several((moved, Claim("HiGHS"))) if claimed.any() else moved
@@ -268,38 +270,11 @@ def _round(view: TableView, sites: np.ndarray, marginals: np.ndarray, states: np
         begin += count
 
 
-def _improved(
-    problem: mean_field.MeanFieldProblem, states: np.ndarray, init: Assignment | None, budget: Budget
-) -> np.ndarray:
+def _improved(view: TableView, states: np.ndarray, init: Assignment | None, budget: Budget) -> np.ndarray:
     """The states after a descent, or the given ones in instances where those are better."""
-    view = problem.view
-    out = mean_field.descend(problem, states, lambda: budget.expired)
+    out = polished(view, states, lambda: budget.expired)
     for other in (states, None if init is None else view.compress(init.values)):
         if other is not None:
             wins = view.energy(other) < view.energy(out)
             out = np.where(wins[view.instance], other, out)
-    return out
-
-
-def _bound(view: TableView, messages: np.ndarray) -> np.ndarray:
-    """(B,) what messages prove: the sum of the least values of sites and rows after the move, whatever they are."""
-    unary, (values, starts) = view.arrays[0].copy(), view.row_tables()
-    table = values.detach().numpy().copy()
-    slot_states = view.num_states[view.row_sites]
-    owner = np.repeat(view.row_sites, slot_states)
-    at = np.arange(messages.size) - np.repeat(view.message_ptr[:-1], slot_states)
-    np.add.at(unary, view.starts[owner] + at, messages)
-    row = np.repeat(np.arange(view.num_rows), view.row_sizes)
-    rest = np.arange(table.size) - starts[row] if view.num_rows else np.zeros(0, np.int64)
-    for back in range(1, int(view.arity.max(initial=0)) + 1):
-        here = np.nonzero(view.arity[row] >= back)[0]
-        slot = view.row_ptr[row[here] + 1] - back
-        count = slot_states[slot]
-        table[here] -= messages[view.message_ptr[slot] + rest[here] % count]
-        rest[here] //= count
-    out = view.constant.detach().numpy().copy()
-    if view.num_sites:
-        out += np.bincount(view.instance, np.minimum.reduceat(unary, view.starts[:-1]), view.num_instances)
-    if view.num_rows:
-        np.add.at(out, view.row_instance, np.minimum.reduceat(table, starts))
     return out

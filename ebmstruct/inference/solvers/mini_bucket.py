@@ -13,6 +13,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.kernels.elimination import mini_bucket
 from ebmstruct.inference.kernels.messages import mean_field
+from ebmstruct.inference.kernels.search.icm import polished
 from ebmstruct.inference.result import (
     Answer,
     Ask,
@@ -106,7 +107,7 @@ class MiniBucket(Solver):
         start = None
         if problem.hard.any():
             found = mini_bucket.eliminate(view, 1.0, self.max_table, largest_score=True, stop=lambda: deadline.expired)
-            start = mean_field.descend(problem, mini_bucket.decode(view, found), lambda: deadline.expired)
+            start = polished(view, mini_bucket.decode(view, found), lambda: deadline.expired)
         fit = mean_field.fit(
             problem, temperature, None, MEAN_FIELD_SWEEPS, MEAN_FIELD_TOLERANCE, 0.0, lambda: deadline.expired, start
         )
@@ -115,7 +116,7 @@ class MiniBucket(Solver):
     def _minimize(self, view: TableView, init: Assignment | None, budget: Budget) -> Result:
         found = mini_bucket.eliminate(view, 1.0, self.max_table, largest_score=True, stop=lambda: budget.expired)
         bound = -found.bound
-        states = mean_field.descend(mean_field.prepare(view), mini_bucket.decode(view, found), lambda: budget.expired)
+        states = polished(view, mini_bucket.decode(view, found), lambda: budget.expired)
         energy = view.energy(states)
         if init is not None:
             given = view.compress(init.values)

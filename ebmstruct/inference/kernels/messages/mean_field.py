@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ebmstruct.inference.kernels.search.icm import polished
 from ebmstruct.inference.views.table_view import TableView
 
 ANNEALING = 60
@@ -169,18 +170,4 @@ def anneal(problem: MeanFieldProblem, seed: int | None, stop: Callable[[], bool]
             problem.penalty, 0.0,
         )  # fmt: skip
         heat *= COLDEST ** (1 / ANNEALING)
-    return descend(problem, decode(view, belief), stop)
-
-
-def descend(problem: MeanFieldProblem, states: np.ndarray, stop: Callable[[], bool], sweeps: int = 1000) -> np.ndarray:
-    """(n,) states that no change of one site improves: fewer violated rows first, then less energy."""
-    from ebmstruct.inference.kernels.messages import mean_field_numba as kernels
-
-    states = states.copy()
-    for _ in range(sweeps):
-        done = kernels.descend(
-            problem.order, problem.view.instance, problem.arrays, problem.unary, problem.looks, states, 1
-        )
-        if done or stop():
-            break
-    return states
+    return polished(view, decode(view, belief), stop)

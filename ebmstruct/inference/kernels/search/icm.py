@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from ebmstruct.inference.views.table_view import TableView
 
 EVERYTHING = 1 << 60
+VISITS = 10_000
+"""Sites that are looked at between two looks at the clock."""
 
 
 def polish(
@@ -29,6 +32,15 @@ def polish(
     rows = view.row_ptr, view.row_sites, view.table_start
     left = descend(*view.arrays, view.num_states, view.starts, *rows, *view.site_rows, states, dirty, begin, visits)
     return int(left)
+
+
+def polished(view: TableView, states: np.ndarray, stop: Callable[[], bool]) -> np.ndarray:
+    """A copy of ``states`` after ``polish``, or as far as it comes before ``stop`` says True."""
+    out, site = states.copy(), 0
+    dirty = np.ones(view.num_sites, np.bool_)
+    while site >= 0 and not stop():
+        site = polish(view, out, dirty=dirty, begin=site, visits=VISITS)
+    return out
 
 
 def unary_minima(view: TableView) -> np.ndarray:
