@@ -104,6 +104,16 @@ class _Choosing:
             self.costs[solver.name] = cost
         return True
 
+    def quick_enough(self, solver: Solver) -> bool:
+        """Whether a solver takes the query and is expected to make the deadline."""
+        if not self.takes(solver):
+            return False
+        expected, remaining = self.seconds(solver), self.budget.remaining
+        if expected <= 0.8 * remaining:
+            return True
+        self.refusals[solver.name] = f"it would take about {expected:.2g} s, and {max(remaining, 0):.2g} s are left"
+        return False
+
     def seconds(self, solver: Solver) -> float:
         """How long a solver that was asked is expected to take."""
         cost = self.costs.get(solver.name)
@@ -122,15 +132,16 @@ class _Choosing:
 
     def choice(self) -> Choice:
         """Exact and quick first; else whatever the query allows."""
-        if self.query.ask is Ask.SAMPLE:
-            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.BlockGibbs()))
-        if self.query.ask is Ask.LOG_PARTITION:
-            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.MiniBucket()))
-        if self.query.ask is Ask.MARGINALS:
-            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive(), s.BlockGibbs()))
-        if self.query.sum_out or self.query.k > 1:
-            return self.first_of((s.VariableElimination(), s.JunctionTree(), s.Exhaustive()))
-        return self.minimum()
+        query = self.query
+        if query.ask is Ask.MINIMIZE and not query.sum_out and query.k == 1:
+            return self.minimum()
+        exact: list[Solver] = [s.VariableElimination(), s.JunctionTree(), s.Exhaustive()]
+        if query.ask is Ask.MINIMIZE:
+            return self.first_of(exact)
+        for solver in exact:
+            if self.quick_enough(solver):
+                return self.done(Entry(solver))
+        return self.first_of([s.MiniBucket() if query.ask is Ask.LOG_PARTITION else s.BlockGibbs()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""
@@ -147,8 +158,13 @@ class _Choosing:
         racing: list[Entry] = [Entry(m) for m in (s.DualAscent(), search) if self.takes(m)]
         if exact and self.seconds(tree) <= 0.8 * remaining:
             racing.append(Entry(tree))
-        if timed:
-            racing += [Entry(m, HEAD_START_SECONDS) for m in (s.Toulbar2(), s.CPSAT()) if self.takes(m)]
+        elif exact:
+            self.quick_enough(tree)
+        for outside in (s.Toulbar2(), s.CPSAT()):
+            if self.takes(outside) and timed:
+                racing.append(Entry(outside, HEAD_START_SECONDS))
+            elif outside.name not in self.refusals:
+                self.refusals[outside.name] = "it may take for ever, so it joins only where there is a deadline"
         if racing:
             return self.done(*racing)
         return self.first_of((s.Exhaustive(), s.ICM()))

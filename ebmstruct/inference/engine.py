@@ -11,10 +11,12 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.inference.broken import broken_instances, marked, mended
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
 from ebmstruct.inference.portfolio import race
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers import SOLVERS, VariableElimination
 
 TOLERANCE = 1e-6
 """OPTIMAL needs a gap of at most TOLERANCE * max(1, |energy|)."""
@@ -195,6 +197,9 @@ def _one(graph: FactorGraph, query: Query, solver: Solver | None) -> Solver | No
     """The solver that answers alone, where that is known without looking further: the one named, or the quickest."""
     if solver is None:
         return exact_at_once(graph, query)
+    if not isinstance(solver, Solver):
+        names = ", ".join(f"{cls.__name__}()" for cls in SOLVERS.values())
+        raise GraphError(f"a solver is an object such as {names}; found {solver!r}")
     reason = solver.refuse(graph, query)
     if reason is not None:
         raise SolverRefusal(f"{solver.name} cannot {query.ask.phrase} here: {reason}", {solver.name: reason})
@@ -219,6 +224,11 @@ def _ask(
 ) -> Answer:
     _check(query)
     one = _one(graph, query, solver)
+    if not isinstance(one, VariableElimination):  # whose kernels live with such entries by themselves
+        broken = broken_instances(graph)
+        if broken is not None:
+            sound = mended(graph, broken)
+            return marked(_ask(sound, query, solver, init, budget, generator), broken)
     if one is None:
         choice = _chosen(graph, query, budget)
         if len(choice.entries) > 1:
