@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = ("startup", "engine_overhead", "chain_kernel", "head_cost")
+QUICK = ("startup", "engine_overhead", "chain_kernel", "head_cost", "grid_messages")
 LONG = ("conversation_folds",)
 
 
