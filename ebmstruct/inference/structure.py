@@ -189,13 +189,16 @@ def _pairs_of(graph: FactorGraph, factor: Factor, position: int, offset: dict[st
 def _order_forest(
     graph: FactorGraph, states: np.ndarray, instance: np.ndarray, pairs: Pairs, offset: dict[str, int]
 ) -> ForestFacts | Refusal:
+    n = states.size
+    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
+    edges = np.sort(low * np.int64(max(n, 1)) + high)
+    edges = edges[np.diff(edges, prepend=-1) > 0]
+    a, b = edges // max(n, 1), edges % max(n, 1)
+    if a.size > n:  # told without scipy, whose import takes longer than solving many a graph
+        return f"its pairs form at least {_many(a.size - n + 1, 'cycle')}"
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-    n = states.size
-    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-    edges = np.unique(low * np.int64(max(n, 1)) + high)
-    a, b = edges // max(n, 1), edges % max(n, 1)
     matrix = coo_array((np.ones(a.size), (a, b)), shape=(n, n)).tocsr()
     count, component = connected_components(matrix, directed=False) if n else (0, np.zeros(0, np.int64))
     if a.size != n - count:
