@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import importlib
 import logging
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,7 @@ examples:
   ebmstruct solve model.uai.gz --deadline 10        the assignment of least energy, with its bound
   ebmstruct verify result.json model.uai.gz         re-check what solve -o wrote
   ebmstruct explain tasks/ner.yaml                  which solver would answer, and why the others would not
+  ebmstruct warm                                    compile everything now, so that first answers are quick
   ebmstruct plugins                                 what is installed
 
 exit codes: 0 done; 1 an unexpected fault or an interruption; 2 something to correct, told in a sentence
@@ -88,7 +91,19 @@ examples:
   ebmstruct explain tasks/ner.yaml
   ebmstruct explain runs/ner "Ada Lovelace lived in London."
   ebmstruct explain model.uai.gz --evidence model.uai.evid
+  ebmstruct explain model.uai.gz --query map --deadline 10      the choice that this solve would make
 """
+
+_WARM_EXAMPLES = """\
+What is compiled is kept beside the installed package, or in the folder that NUMBA_CACHE_DIR names, and is used by every
+later call. Without this, each question compiles what it needs when it is first asked, which takes seconds.
+
+examples:
+  ebmstruct warm
+  NUMBA_CACHE_DIR=/var/cache/kernels ebmstruct warm --quiet
+"""
+
+_QUERIES = ("map", "marginals", "logz", "sample")
 
 
 def command() -> NoReturn:
@@ -106,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every letter
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.started = started
     debug = getattr(arguments, "debug", False)
     try:
@@ -130,19 +147,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _unexpected(debug, error)
         return _fail(debug, f"ebmstruct: {missing_dependency(error)}", 2)
     except Exception as error:
+        if damaged := _damaged_cache(error):
+            return _fail(debug, damaged, 2)
         return _unexpected(debug, error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose faults read well; ``brief`` ones tell them in one line, without the usage."""
+
+    brief = False
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2 and the fault."""
+        message = re.sub(r"^argument (\S+): takes ", r"\1 takes ", message)
+        if not self.brief:
+            super().error(message)
+        message = message.removeprefix("argument ")
+        self.exit(2, f"ebmstruct: {message}{'' if ' takes ' in message else f'; see {self.prog} --help'}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     talk = common.add_mutually_exclusive_group()
     talk.add_argument("--quiet", "-q", action="store_true", help="say only what went wrong")
     talk.add_argument("--verbose", "-v", action="store_true", help="say more")
     common.add_argument("--debug", action="store_true", help="show the traceback of a fault")
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        "ebmstruct", description=_TOP, epilog=_TOP_EXAMPLES, formatter_class=raw, parents=[common]
-    )
+    top = _Parser("ebmstruct", description=_TOP, epilog=_TOP_EXAMPLES, formatter_class=raw, parents=[common])
     top.add_argument("--version", action="version", version=f"ebmstruct {_version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -151,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
             name, help=what, description=what[0].upper() + what[1:] + ".", epilog=examples, formatter_class=raw,
             parents=[common],
         )  # fmt: skip
-        parser.set_defaults(command=command)
+        parser.set_defaults(command=command, parser=parser)
+        parser.brief = name in ("solve", "verify", "explain", "warm")
         return parser
 
     _run_arguments(add("run", "train and evaluate what a task file asks for", _command("run"), _RUN_EXAMPLES))
@@ -160,11 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     _solve_arguments(add("solve", "ask a question about a model file", _command("solve", "solving"), _SOLVE_EXAMPLES))
     _verify_arguments(add("verify", "re-check a result of solve -o", _command("verify", "verifying"), _VERIFY_EXAMPLES))
     what = "print which solver would answer, and why the others would not"
-    explain = add("explain", what, _command("explain"), _EXPLAIN_EXAMPLES)
-    explain.add_argument("target", metavar="RUN|TASK.yaml|MODEL", help="a run folder, a task file or a model file")
-    explain.add_argument("text", metavar="TEXT", nargs="?", help="raw input to ask about; by default an example")
-    explain.add_argument("--evidence", metavar="FILE", help="evidence about a model file")
-    _set_argument(explain)
+    _explain_arguments(add("explain", what, _command("explain"), _EXPLAIN_EXAMPLES))
+    what = "compile the kernels that solving uses, so that the first answer is quick"
+    add("warm", what, _command("warm", "warming"), _WARM_EXAMPLES)
     plugins = add("plugins", "list the installed plugins, what they offer, and their faults", _command("plugins"))
     plugins.add_argument("--json", action="store_true", help="as JSON")
     return top
@@ -193,9 +223,18 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("input", metavar="TEXT|FILE|-", help="raw text, a file of it, or - for standard input")
     parser.add_argument("--json", action="store_true", help="one JSON line for each input")
-    parser.add_argument("--deadline", metavar="SECONDS", type=_positive, help="take the best answer found by then")
+    parser.add_argument("--deadline", metavar="SECONDS", type=_seconds, help="take the best answer found by then")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="RUN|TASK.yaml|MODEL", help="a run folder, a task file or a model file")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="raw input to ask about; by default an example")
+    parser.add_argument("--query", choices=_QUERIES, help="the only question to ask about (default: several)")
+    parser.add_argument("--deadline", metavar="SECONDS", type=_seconds, help="the choice where this is the deadline")
+    parser.add_argument("--evidence", metavar="FILE", help="evidence about a model file")
+    _set_argument(parser)
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -208,11 +247,10 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 def _solve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .uai, .bif or .npz file; .uai and .bif may be .gz")
     parser.add_argument("--evidence", metavar="FILE", help="observed states")
-    queries = ("map", "marginals", "logz", "sample")
     what = "map: least energy; marginals; logz: log of the sum of exp(-energy); sample (default: map)"
-    parser.add_argument("--query", choices=queries, default="map", help=what)
+    parser.add_argument("--query", choices=_QUERIES, default="map", help=what)
     parser.add_argument("--solver", metavar="NAME", help="the solver to use; by default the model decides")
-    parser.add_argument("--deadline", metavar="SECONDS", type=_positive, help="for everything, from start to end")
+    parser.add_argument("--deadline", metavar="SECONDS", type=_seconds, help="for everything, from start to end")
     parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="for what is drawn (default: 0)")
     parser.add_argument("--num-samples", metavar="N", type=_whole, default=1, help="how many samples (default: 1)")
     parser.add_argument("--temperature", metavar="T", type=_positive, default=1.0, help="of exp(-energy / T), for sums")
@@ -235,16 +273,23 @@ def _command(name: str, module: str = "commands") -> Callable[[argparse.Namespac
     return call
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number above 0")
+def _positive(text: str, what: str = "a number above 0") -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"takes {what}; found {text!r}")
     return value
+
+
+def _seconds(text: str) -> float:
+    return _positive(text, "a number of seconds above 0")
 
 
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise argparse.ArgumentTypeError("must be a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"takes a whole number, 0 or more; found {text!r}")
     return int(text)
 
 
@@ -296,3 +341,19 @@ def _unexpected(debug: bool, error: Exception) -> int:
     said = " ".join(str(error).split())
     message = f"ebmstruct: unexpected fault: {type(error).__name__}: {said}"
     return _fail(debug, message if debug else message + "; add --debug for the traceback", 1)
+
+
+def _damaged_cache(error: Exception) -> str | None:
+    """The sentence for a fault in reading compiled kernels back from disk; None where the fault is another."""
+    folder, trace = "", error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if (
+            frame.f_code.co_name in ("_load_overload", "_load_index", "_load_data")
+            and "numba" in frame.f_globals["__name__"]
+        ):
+            index = getattr(frame.f_locals.get("self"), "_index_path", None)
+            folder = os.path.dirname(index) if index else folder or "NUMBA_CACHE_DIR"
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    what = f"ebmstruct: compiled kernels in {folder} cannot be read back ({said})"
+    return f"{what}; delete that folder's files *.nbi and *.nbc, they are made again" if folder else None

@@ -42,7 +42,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """The sentence for a file that the system does not let us write."""
-    return RunFolderError(f"cannot write {path}: {error.strerror or error}; choose another folder with --output")
+    what = "file" if isinstance(error, IsADirectoryError) else "folder"
+    return RunFolderError(f"cannot write {path}: {error.strerror or error}; choose another {what} with --output")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -75,7 +75,9 @@ def test_tempering_crosses_barriers() -> None:
     graph = magnet(5, 1.6)
     start = Assignment({"y": torch.zeros(25, dtype=torch.long)})
     query = Query(Ask.SAMPLE, num_samples=800)
-    still = BlockGibbs(chains=1, thinning=1).solve(graph, query, init=start, generator=seeded(0))
+    still = BlockGibbs(chains=1, thinning=1, sweeps=800, patience=1).solve(
+        graph, query, init=start, generator=seeded(0)
+    )
     moving = ParallelTempering(thinning=2).solve(graph, query, init=start, generator=seeded(0))
     up = lambda samples: float((samples.values["y"].double().mean(1) > 0.5).double().mean())  # noqa: E731
     assert up(still) < 0.05

@@ -52,3 +52,13 @@ def test_a_solver_is_an_object() -> None:
     for wrong in ("icm", es.ICM):
         with pytest.raises(es.GraphError, match=r"a solver is an object such as .*ICM\(\)"):
             es.minimize(grid, wrong)
+
+
+def test_no_exact_log_partition() -> None:
+    """Where only an interval can be had, the refusal of the differentiable log partition names what gives it."""
+    wide = random_grid([(40, 40)], 3, torch.Generator().manual_seed(0))
+    with pytest.raises(es.SolverRefusal, match="bound_log_partition gives an interval"):
+        es.log_partition(wide)
+    found = es.bound_log_partition(wide, budget=es.Budget.after(2.0))
+    lower, upper = found.stats["log_partition_lower"], found.stats["log_partition_upper"]
+    assert not found.exact and bool((lower <= upper).all()) and bool(upper.isfinite().all())

@@ -20,6 +20,7 @@ import torch
 from ebmstruct.cli import main
 from ebmstruct.extend import discovery
 from ebmstruct.extend.components import Components, options_of
+from ebmstruct.inference.solvers import SOLVERS
 from ebmstruct.learning import TrainingOptions
 from ebmstruct.run.config import parse_config
 from ebmstruct.run.spec import BudgetOptions, EvaluationOptions
@@ -151,6 +152,24 @@ def test_links_lead_somewhere(path: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
             assert heading in slugs, f"{path.name} links to {target}; there: {sorted(slugs)}"
+
+
+PAGE_OF = {"integer_program": "linear_program"}
+"""Solvers told on another's page."""
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_has_a_row_and_a_page(name: str) -> None:
+    """The table of docs/solvers.md has a row for each name that --solver takes, and it leads to a page of that title."""
+    page = PAGE_OF.get(name, name)
+    assert f"\n| [{name}](solvers/{page}.md) |" in (ROOT / "docs/solvers.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/solvers" / f"{page}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {page}\n") and f"`{SOLVERS[name].__name__}" in text
+
+
+def test_every_page_is_of_a_solver() -> None:
+    """No page in docs/solvers is called differently from what --solver takes."""
+    assert {path.stem for path in (ROOT / "docs/solvers").glob("*.md")} == {PAGE_OF.get(n, n) for n in SOLVERS}
 
 
 def test_the_plugin_of_the_page(weather: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

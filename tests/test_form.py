@@ -141,7 +141,7 @@ def test_import_is_light() -> None:
 
 def test_help_is_light() -> None:
     """``ebmstruct --help``, and the help of every command, come without torch and without plugins."""
-    for command in ("", "run", "evaluate", "predict", "solve", "verify", "explain", "plugins"):
+    for command in ("", "run", "evaluate", "predict", "solve", "verify", "explain", "warm", "plugins"):
         arguments = [*command.split(), "--help"]
         code = f"from ebmstruct.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
         assert not modules_after(code) & HEAVY, command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -152,3 +153,33 @@ def test_figures_of_agreement() -> None:
     for t in range(1, 1000):
         slow[t] = 0.9 * slow[t - 1] + noise[t]
     assert float(effective_samples(slow)) == pytest.approx(4000 / 19, rel=0.5)  # (1 - 0.9) / (1 + 0.9) of them
+
+
+def magnet(side: int, coupling: float) -> FactorGraph:
+    """A ferromagnet without any field."""
+    index = torch.arange(side * side).reshape(side, side)
+    pairs = torch.cat(
+        [torch.stack([index[:, :-1], index[:, 1:]]).flatten(1), torch.stack([index[:-1], index[1:]]).flatten(1)], 1
+    )
+    table = torch.tensor([0.0, coupling, coupling, 0.0], dtype=torch.float64)
+    starts = torch.zeros(pairs.shape[1], dtype=torch.long)
+    return FactorGraph(
+        [Variables.of_lengths("y", Discrete(2), [side * side])],
+        [TableFactor(("y", "y"), "pair", table, index=pairs, starts=starts)],
+    )
+
+
+def test_chains_that_disagree_are_not_converged() -> None:
+    """Chains in different valleys use the whole budget, and say MAX_STEPS or DEADLINE; those that agree stop before."""
+    cold, solver = magnet(8, 4.0), BlockGibbs(sweeps=100, patience=7)
+    stuck = es.marginals(cold, solver, generator=seeded(0))
+    assert stuck.statuses == [Status.MAX_STEPS] and stuck.stats["sweeps"] == 200 + 700
+    assert not stuck.stats["r_hat"]["y"] < 1.05 and stuck.log_partition.isfinite().all()
+    assert es.sample(cold, solver, num_samples=4, generator=seeded(0)).statuses == [Status.MAX_STEPS]
+    began = time.monotonic()
+    timed = es.marginals(cold, solver, generator=seeded(0), budget=Budget.after(0.3))
+    assert timed.statuses == [Status.DEADLINE] and 0.2 < time.monotonic() - began < 2.0
+    torch.testing.assert_close(timed.beliefs["y"].sum(1), torch.ones(64, dtype=torch.float64))
+    warm = es.marginals(magnet(8, 0.2), BlockGibbs(), generator=seeded(0), budget=Budget.after(60.0))
+    assert warm.statuses == [Status.CONVERGED] and warm.stats["r_hat"]["y"] < 1.05
+    assert 10 < float(warm.stats["effective_samples"][0]) <= 800

@@ -339,7 +339,7 @@ def test_stopping_between_buckets() -> None:
     view, buckets = prepared(graph)
     calls: list[int] = []
 
-    def stop() -> bool:
+    def stop(entries: float) -> bool:
         calls.append(1)
         return len(calls) > 1
 
@@ -368,3 +368,50 @@ def test_empty_graph() -> None:
     assert minimize(graph, SOLVER).energy.tolist() == [0.0, 0.0]
     assert marginals(graph, SOLVER).log_partition.tolist() == [0.0, 0.0]
     assert sample(graph, SOLVER, num_samples=2).values["y"].shape == (2, 0)
+
+
+def test_more_alternatives_than_there_are() -> None:
+    """A million best of a few assignments costs next to nothing: slots that do not exist share one assignment."""
+    graph = random_chain([3, 2], 2, torch.Generator().manual_seed(0))
+    result = SOLVER.solve(graph, Query(k=1_000_000))
+    assert isinstance(result, Result) and result.alternative_energies is not None
+    assert len(result.alternatives) == 1_000_000 and result.alternative_energies.shape == (1_000_000, 2)
+    assert result.alternative_energies.isfinite().sum(0).tolist() == [8, 4]
+    assert len({id(y) for y in result.alternatives}) == 9
+
+
+def test_k_best_stops_at_the_deadline() -> None:
+    """A list cut short by the deadline begins with the proven best, says so, and is as good as the full one so far."""
+    graph = random_grid([(6, 6)], 3, torch.Generator().manual_seed(1))
+    minimize(graph, SOLVER, k=3)
+    full = minimize(graph, SOLVER, k=20).alternative_energies
+    short = SOLVER.solve(graph, Query(k=1 << 20), budget=Budget.after(0.5))
+    assert isinstance(short, Result) and short.alternative_energies is not None and full is not None
+    assert short.statuses == [Status.DEADLINE] and not short.stats["alternatives_complete"]
+    found = short.stats["alternatives"]
+    assert 1 <= found < 1 << 20
+    shown = min(found, 20)
+    torch.testing.assert_close(short.alternative_energies[:shown], full[:shown])
+    assert float(short.lower_bound[0]) == pytest.approx(float(full[0, 0]))
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_late_sums_are_honest(hard: bool) -> None:
+    """Where the time is too short, log Z is a finite lower bound, and beliefs are those of sites by themselves."""
+    graph = random_grid([(11, 11)], 3, torch.Generator().manual_seed(2))
+    if hard:  # neighbours must differ
+        sites = torch.arange(121).reshape(11, 11)
+        pairs = (
+            torch.cat([sites[:, :-1].flatten(), sites[:-1].flatten()]),
+            torch.cat([sites[:, 1:].flatten(), sites[1:].flatten()]),
+        )
+        table = torch.zeros(3, 3).fill_diagonal_(torch.inf)
+        differ = TableFactor(("y", "y"), "differ", table, index=torch.stack(pairs))
+        graph = FactorGraph(list(graph.variables.values()), [*graph.factors, differ])
+    found = marginals(graph, SOLVER, budget=Budget.after(0.1))
+    assert not found.exact and found.statuses == [Status.DEADLINE]
+    assert math.isfinite(float(found.log_partition[0]))
+    assert bool((found.log_partition <= found.stats["log_partition_upper"]).all())
+    (beliefs,) = found.beliefs.values()
+    torch.testing.assert_close(beliefs.sum(1), torch.ones(121, dtype=torch.float64))
+    assert float(beliefs.max()) < 1.0

@@ -14,11 +14,11 @@ ROOMS = (
     "errors",
     "storage",
     "graph",
-    "energies|inference",
+    "energies|inference|testing",
     "learning",
     "extend",
     "run",
-    "testing|cli",
+    "cli",
     "__main__",
 )
 """From the ground up; rooms on one floor do not know each other."""

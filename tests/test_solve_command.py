@@ -23,6 +23,7 @@ import pytest
 import torch
 
 import ebmstruct.run.elapsed
+import ebmstruct.run.warming
 from ebmstruct.cli import main
 from ebmstruct.errors import DataError
 from ebmstruct.graph import FactorGraph
@@ -33,7 +34,7 @@ from ebmstruct.run.elapsed import Elapsed
 from ebmstruct.run.formats import Evidence, Model, read_model, write_evidence, write_model
 from ebmstruct.run.result_file import checksum, pack_tensor, pack_witness, unpack_tensor, unpack_witness
 from ebmstruct.run.solving import budget_of
-from ebmstruct.testing import oracle, random_forest, random_graph
+from ebmstruct.testing import oracle, random_forest, random_graph, random_grid
 
 Capture = pytest.CaptureFixture[str]
 Record = dict[str, Any]
@@ -284,12 +285,84 @@ def test_explain(place: Path, capsys: Capture) -> None:
     assert "no such file" in refused(capsys, "explain", "none.uai")
 
 
+def test_explain_one_question(place: Path, capsys: Capture) -> None:
+    """--query tells the choice for one question, and --deadline the choice that solve would make by then."""
+    said = {}
+    for query in ("map", "marginals", "logz", "sample"):
+        assert main(["explain", "m.uai.gz", "--query", query]) == 0
+        said[query] = capsys.readouterr().out
+        assert said[query].count("chosen: variable_elimination") == 1
+    assert len(set(said.values())) == 4
+    write_model(place / "w.uai", Model(random_grid([(40, 40)], 4, torch.Generator().manual_seed(0)), "markov"))
+    assert main(["explain", "w.uai", "--query", "map"]) == 0
+    assert "refused by toulbar2" in capsys.readouterr().out
+    assert main(["explain", "w.uai", "--query", "map", "--deadline", "30"]) == 0
+    assert "for ever" not in capsys.readouterr().out
+    assert main(["explain", "w.uai", "--query", "logz"]) == 0
+    assert "chosen: mini_bucket" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["solve", "m", "--deadline", "abc"], "--deadline takes a number of seconds above 0; found 'abc'"),
+        (["solve", "m", "--deadline", "inf"], "--deadline takes a number of seconds above 0; found 'inf'"),
+        (["explain", "m", "--deadline=-1"], "--deadline takes a number of seconds above 0; found '-1'"),
+        (["solve", "m", "--temperature", "0"], "--temperature takes a number above 0; found '0'"),
+        (["solve", "m", "-k", "x"], "-k takes a whole number, 0 or more; found 'x'"),
+        (["solve"], "the following arguments are required: MODEL; see ebmstruct solve --help"),
+        (["verify", "r", "m", "--fast"], "unrecognized arguments: --fast; see ebmstruct verify --help"),
+    ],
+)
+def test_usage_in_one_line(capsys: Capture, arguments: list[str], said: str) -> None:
+    """A call of solve, verify or explain that makes no sense ends with code 2 and one line."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and capsys.readouterr().err == f"ebmstruct: {said}\n"
+
+
+def test_damaged_cache(place: Path, tmp_path: Path) -> None:
+    """A damaged cache of compiled kernels is told with its folder and what to delete, code 2."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    code = "from ebmstruct.inference.kernels.compiler import kernel\n@kernel\ndef f(x): return x\n"
+    code += "from ebmstruct.run import commands\n"
+    code += (
+        "commands.plugins = lambda arguments: f(1)\nfrom ebmstruct.cli import main\nraise SystemExit(main(['plugins']))"
+    )
+    (place / "damaged.py").write_text(code)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(place / "damaged.py")]
+        return subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+
+    assert run().returncode == 0
+    (index,) = (tmp_path / "cache").rglob("*.nbi")
+    index.write_bytes(b"no pickle")
+    found = run()
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert f"compiled kernels in {index.parent} cannot be read back (" in found.stderr and "*.nbc" in found.stderr
+
+
+def test_warm(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """warm tells one line a solver on standard error, nothing with --quiet, and leaves nothing to compile."""
+    monkeypatch.setattr(ebmstruct.run.warming, "ON_GRIDS", ())
+    monkeypatch.setattr(ebmstruct.run.warming, "_grid_problems", lambda folder: [])
+    assert main(["warm", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["warm"]) == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == len(SOLVERS) - 1 and all("nothing to compile" in line for line in lines)
+
+
 def test_what_can_be_corrected(place: Path, capsys: Capture) -> None:
     """No model, no evidence, nowhere to write, no result: one line and code 2; usage faults too."""
     assert "none.uai: no such file" in refused(capsys, "solve", "none.uai")
     assert "none.evid: no such file" in refused(capsys, "solve", "m.uai.gz", "--evidence", "none.evid")
     assert "cannot write no/r.json: there is no folder no" in refused(capsys, "solve", "m.uai.gz", "-o", "no/r.json")
-    assert "cannot write .: it is a folder" in refused(capsys, "solve", "m.uai.gz", "-o", ".")
+    assert "cannot write .: it is a folder; choose another file with --output" in refused(
+        capsys, "solve", "m.uai.gz", "-o", "."
+    )
     assert "with k 0; legal is at least 1" in refused(capsys, "solve", "m.uai.gz", "-k", "0")
     assert "with num_samples 0" in refused(capsys, "solve", "m.uai.gz", "--query", "sample", "--num-samples", "0")
     assert "r.json: no such file" in refused(capsys, "verify", "r.json", "m.uai.gz")
@@ -310,11 +383,58 @@ def test_what_can_be_corrected(place: Path, capsys: Capture) -> None:
     capsys.readouterr()
 
 
+def test_options_that_a_query_would_not_look_at(place: Path, capsys: Capture) -> None:
+    """-k, --temperature and --num-samples are refused where they would change nothing."""
+    for said, *options in (
+        ("--temperature changes sums", "--temperature", "2"),
+        ("--num-samples says", "--num-samples", "3"),
+        ("--num-samples says", "--num-samples", "3", "--query", "marginals"),
+        ("-k asks", "-k", "2", "--query", "sample"),
+    ):
+        assert said in refused(capsys, "solve", "m.uai.gz", *options)
+
+
+def test_nothing_allowed_was_found(place: Path, capsys: Capture) -> None:
+    """Without an allowed assignment and without a proof the text says just that, and no assignment is given."""
+    rows = [(i, j) for i in range(4) for j in range(i)]  # four variables of three states, all different: impossible
+    table = " ".join("0" if a == b else "1" for a in range(3) for b in range(3))
+    scopes = " ".join(f"2 {j} {i}" for i, j in rows)
+    Path("k4.uai").write_text(f"MARKOV 4 3 3 3 3 {len(rows)} {scopes} " + f"9 {table} " * len(rows))
+    record = answer(capsys, "solve", "k4.uai", "--solver", "icm")
+    assert record["status"] != "INFEASIBLE" and record["energy"] is None and record["assignment"] is None
+    assert main(["solve", "k4.uai", "--solver", "icm"]) == 0
+    assert "no allowed assignment was found, which does not prove that there is none" in capsys.readouterr().out
+    assert main(["solve", "k4.uai", "--solver", "gibbs", "--query", "marginals", "--deadline", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "between" not in out and "nan" not in out and "CONVERGED" not in out
+
+
+def test_what_chains_say(place: Path, capsys: Capture) -> None:
+    """Chains tell R-hat and what they are worth; their log Z is a lower bound; chains that disagree are warned of."""
+    (truth,) = oracle(graph_of("c.uai"))
+    record = answer(capsys, "solve", "c.uai", "--solver", "gibbs", "--query", "marginals", "-o", "r.json")
+    assert record["logz"] is None and record["lower"] <= truth.log_partition() and record["r_hat"] < 1.05
+    assert record["effective_samples"] > 1 and main(["verify", "r.json", "c.uai"]) == 0
+    capsys.readouterr()
+    scopes = " ".join(f"2 {i} {i + 1}" for i in range(0, 12, 2))  # pairs of sites that can only change together
+    Path("two.uai").write_text(f"MARKOV 12 {'2 ' * 12} 6 {scopes} {'4 1 0 0 1 ' * 6}")
+    ask = ("solve", "two.uai", "--solver", "gibbs", "--query")
+    stuck = answer(capsys, *ask, "marginals", "--seed", "3")
+    assert stuck["status"] == "MAX_STEPS" and stuck["r_hat"] is None
+    assert main([*ask, "sample", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "do not trust these samples" in out
+    assert main([*ask, "marginals", "--seed", "3"]) == 0
+    assert "log Z        at least" in capsys.readouterr().out
+
+
 def test_deadline_counts_from_the_start(place: Path, capsys: Capture) -> None:
     """The budget ends a little before the deadline, so that the answer is out in time; --seconds counts everything."""
     assert budget_of(100.0, 10.0).deadline == pytest.approx(109.8)
     assert budget_of(100.0, 1.0).deadline == pytest.approx(100.9)
     assert budget_of(100.0, None).deadline is None
+    assert budget_of(100.0, 10.0, writing=1.5).deadline == pytest.approx(108.3)
+    assert budget_of(100.0, 10.0, writing=60.0).deadline == pytest.approx(104.8)
     record = answer(capsys, "solve", "m.uai.gz", "--deadline", "0.000001")
     assert record["status"] in ("DEADLINE", "OPTIMAL") and record["energy"] is not None
 
@@ -349,6 +469,20 @@ def test_progress(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with Elapsed("solving", time.monotonic()):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_progress_tells_of_compiling(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While kernels are being compiled the line says so."""
+    from ebmstruct.inference.kernels.compiler import compilations
+
+    monkeypatch.setattr(ebmstruct.run.elapsed, "_LINES_S", (0.05,))
+    monkeypatch.setattr(compilations, "under_way", 1)
+    with Elapsed("solving", time.monotonic()):
+        time.sleep(0.3)
+    assert capsys.readouterr().err.startswith("solving: 0 s, compiling, first use only")
+    monkeypatch.setattr(compilations, "under_way", 0)
+    monkeypatch.setattr(compilations, "last", -math.inf)
+    assert not compilations.busy()
 
 
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,16 @@ def log_partition(graph: FactorGraph, solver: Solver | None = None, *, temperatu
     """
     query = Query(Ask.LOG_PARTITION, temperature=temperature)
     _check(query)
-    one = _one(graph, query, solver) or _chosen(graph, query, None).entries[0].solver
+    one = _one(graph, query, solver)
+    if one is None:
+        choice = _chosen(graph, query, None)
+        one = choice.entries[0].solver
+        if type(one).log_partition is Solver.log_partition:
+            raise SolverRefusal(
+                f"no solver can compute an exact, differentiable log partition over {choice.structure}; "
+                "bound_log_partition gives an interval that holds it",
+                choice.refusals,
+            )
     return one.log_partition(graph, temperature)
 
 
@@ -176,9 +185,11 @@ def _certify_each(graph: FactorGraph, proposed: Result, energy: Tensor) -> Resul
     bound = torch.where(broken, -torch.inf, bound)
     alternatives = proposed.alternative_energies
     if proposed.alternatives:
-        alternatives = torch.stack([graph.energy(y) for y in proposed.alternatives])
-        assert proposed.alternative_energies is not None
-        alternatives = torch.where(torch.isposinf(proposed.alternative_energies), torch.inf, alternatives)
+        assert alternatives is not None
+        alternatives = alternatives.clone()
+        for slot in (~torch.isposinf(alternatives)).any(1).nonzero()[:, 0].tolist():  # slots that exist
+            again = graph.energy(proposed.alternatives[slot])
+            alternatives[slot] = torch.where(torch.isposinf(alternatives[slot]), torch.inf, again)
     return replace(proposed, energy=energy, lower_bound=bound, status=status, alternative_energies=alternatives)
 
 

@@ -16,7 +16,7 @@ from ebmstruct.errors import DataError
 from ebmstruct.extend.discovery import candidates, listing
 from ebmstruct.run import runner
 from ebmstruct.run.config import load_config
-from ebmstruct.run.explaining import explain_model, explain_run, explain_task
+from ebmstruct.run.explaining import Question, explain_model, explain_run, explain_task
 from ebmstruct.run.predictor import load
 from ebmstruct.run.progress import display
 from ebmstruct.storage import plain, write_text
@@ -81,12 +81,13 @@ def explain(arguments: argparse.Namespace) -> None:
     target = arguments.target
     if arguments.evidence is not None and not is_model_file(target):
         raise DataError(f"--evidence goes with a model file (.uai, .bif, .npz); {target} is none")
+    question = Question(arguments.query, arguments.deadline, arguments.started)
     if is_model_file(target) and not Path(target).is_dir():
-        _write(explain_model(target, arguments.evidence))
+        _write(explain_model(target, arguments.evidence, question))
     elif Path(target).is_dir():
-        _write(explain_run(arguments.target, arguments.text))
+        _write(explain_run(target, arguments.text, question))
     else:
-        _write(explain_task(load_config(arguments.target, arguments.set), arguments.text))
+        _write(explain_task(load_config(target, arguments.set), arguments.text, question))
 
 
 def plugins(arguments: argparse.Namespace) -> None:

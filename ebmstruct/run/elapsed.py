@@ -14,6 +14,7 @@ _LINES_S = (1, 5, 10, 30)
 _LIVE_S = (1.0, 0.25)
 """When a terminal gets its line, and how often that is renewed."""
 _CLEAR = "\r\x1b[K"
+_COMPILING = "compiling, first use only (ebmstruct warm does it beforehand)"
 
 
 class Elapsed:
@@ -59,7 +60,7 @@ class Elapsed:
         told = 0
         while not self._done.wait(self._pause(told)):
             seconds = time.monotonic() - self._started
-            line = f"{self._what}: {seconds:.0f} s{self._limit}"
+            line = f"{self._what}: {seconds:.0f} s{self._limit}{', ' + _COMPILING if _compiling() else ''}"
             sys.stderr.write(f"{_CLEAR}{line}" if self._live else f"{line}\n")
             sys.stderr.flush()
             told += 1
@@ -74,3 +75,10 @@ class Elapsed:
         passed = time.monotonic() - self._started
         ahead = [s for s in _LINES_S if s > passed + 0.01]
         return ahead[0] - passed if ahead else 60.0
+
+
+def _compiling() -> bool:
+    """Whether kernels are being compiled; nothing is imported to find out."""
+    compiler = sys.modules.get("ebmstruct.inference.kernels.compiler")
+    compilations = getattr(compiler, "compilations", None)
+    return compilations is not None and compilations.busy()

@@ -143,6 +143,9 @@ class _Check:
                 raise _NotVerified("its status is INFEASIBLE, yet it gives an energy, a bound or an assignment")
             self.bound(witness, math.inf)
             return
+        if self.record["assignment"] is None:
+            self.nothing(witness, said, bound, gap, status)
+            return
         energy = self.energy_of(self.record["assignment"], "assignment")
         self.names()
         self.same("energy", said, energy)
@@ -154,6 +157,16 @@ class _Check:
             self.alternatives(energy)
         self.bound(witness, -math.inf if bound is None else bound)
         self.lines.append(f"status       {status.name}, as energy and bound say")
+
+    def nothing(
+        self, witness: Witness | None, said: float | None, bound: float | None, gap: float | None, status: Status
+    ) -> None:
+        """A result that found no allowed assignment: it may claim a bound, and no more."""
+        if said is not None or gap is not None or status is Status.OPTIMAL:
+            raise _NotVerified("it has no assignment, yet it gives an energy, a gap or the status OPTIMAL")
+        self.lines.append("assignment   none was found, and none is claimed")
+        self.bound(witness, -math.inf if bound is None else bound)
+        self.verdict = "no assignment was found, and none is claimed"
 
     def names(self) -> None:
         """The names of the states, where the result gives them, are those of its assignment."""
@@ -247,7 +260,9 @@ class _Check:
                 raise _NotVerified(f"its log Z {_shown(logz)} lies outside its own interval")
         if query == "marginals":
             self.marginals(dead=self.record.get("status") == "INFEASIBLE")
-        self.lines.append(f"log Z        {'-inf' if logz is None else _shown(logz)}, claimed, not re-checked")
+        lower = self.number("lower") if logz is None and "lower" in self.record else None
+        told = _shown(logz) if logz is not None else "-inf" if lower is None else f"at least {_shown(lower)}"
+        self.lines.append(f"log Z        {told}, claimed, not re-checked")
         self.verdict = "the files are right; sums carry no witness, so their values were not re-checked"
 
     def marginals(self, dead: bool) -> None:

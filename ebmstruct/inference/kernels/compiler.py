@@ -9,10 +9,45 @@ call (``simd_numba`` above all), remove ``*.nbi`` from this folder's ``__pycache
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import event
+
+
+class Compilations(event.Listener):
+    """Counts what is compiled, as opposed to read back from the cache, so that progress can tell of it.
+
+    count: how many have begun.  under_way: how many have begun and not ended, those inside others included.
+    last: when one began or ended last, by the monotonic clock; -inf before the first.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.under_way = 0
+        self.last = -math.inf
+
+    def on_start(self, event: event.Event) -> None:
+        """A compilation begins."""
+        self.count += 1
+        self.under_way += 1
+        self.last = time.monotonic()
+
+    def on_end(self, event: event.Event) -> None:
+        """A compilation ends."""
+        self.under_way -= 1
+        self.last = time.monotonic()
+
+    def busy(self) -> bool:
+        """Whether something is being compiled, or was within the last second: kernels come one after another."""
+        return self.under_way > 0 or time.monotonic() - self.last < 1.0
+
+
+compilations = Compilations()
+event.register("numba:compile", compilations)
 
 
 def kernel(function: Callable[..., Any], **extra: Any) -> Any:

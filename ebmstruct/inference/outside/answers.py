@@ -38,7 +38,7 @@ def answer(
 ) -> Result:
     """Ask an outside solver about each instance in turn; each gets an equal share of the time that is left.
 
-    It begins with ``init`` or with an annealed mean field, whichever is better, and is asked for less only. The bound
+    It begins with ``init``, or an annealed mean field where there is none, and is asked for less only. The bound
     stands on the solver's word, but not on its rounding: costs were rounded down, so cost c proves offset + c / scale.
     """
     began = time.monotonic()
@@ -50,6 +50,9 @@ def answer(
     failures: dict[int, str] = {}
     scale = np.full(view.num_instances, np.inf)
     for b in np.nonzero(np.isfinite(constant))[0].tolist():
+        if budget.expired:
+            status[b] = int(Status.DEADLINE)
+            continue
         problem = integer_problem(view, b, first, float(energy[b]), top)
         scale[b] = problem.scale
         if not problem.functions:
@@ -91,10 +94,14 @@ def answer(
 
 
 def _first(view: TableView, init: Assignment | None, budget: Budget) -> np.ndarray:
-    """(n,) states to begin with: each instance's better one of the given and an annealed assignment."""
+    """(n,) states to begin with: what is given where it is feasible; an annealed assignment in all other instances."""
+    if init is not None:
+        given = view.compress(init.values)
+        energy = view.energy(given)
+        sound = np.isfinite(energy) | ~np.isfinite(view.constant.detach().numpy())
+        if sound.all() or budget.expired:
+            return given
     states = mean_field.anneal(mean_field.prepare(view), None, lambda: budget.expired)
     if init is None:
         return states
-    given = view.compress(init.values)
-    wins = view.energy(given) <= view.energy(states)
-    return np.where(wins[view.instance], given, states)
+    return np.where((energy <= view.energy(states))[view.instance], given, states)

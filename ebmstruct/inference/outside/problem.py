@@ -64,16 +64,22 @@ class IntegerProblem:
 
     def cost(self, states: np.ndarray) -> int:
         """The cost of an assignment (n,); -1 where it is forbidden."""
-        total = 0
-        for f in range(self.functions):
-            at = 0
-            for i in self.scope[self.scope_ptr[f] : self.scope_ptr[f + 1]]:
-                at = at * int(self.num_states[i]) + int(states[i])
-            cost = int(self.costs[self.cost_ptr[f] + at])
-            if cost < 0:
-                return -1
-            total += cost
-        return total
+        if not self.functions:
+            return 0
+        counts = self.num_states[self.scope]
+        owner = np.repeat(np.arange(self.functions), np.diff(self.scope_ptr))
+        at = self.cost_ptr[:-1] + np.bincount(owner, states[self.scope] * self._strides(counts), self.functions)
+        costs = self.costs[at.astype(np.int64)]
+        return -1 if (costs < 0).any() else int(costs.sum())
+
+    def _strides(self, counts: np.ndarray) -> np.ndarray:
+        """How far an entry moves in its table when a slot's state rises by one."""
+        stride = np.ones(self.scope.size, np.int64)
+        arity = np.diff(self.scope_ptr)
+        for place in range(2, int(arity.max(initial=0)) + 1):
+            slot = self.scope_ptr[1:][arity >= place] - place
+            stride[slot] = stride[slot + 1] * counts[slot + 1]
+        return stride
 
     def bound(self, cost: float) -> float:
         """The energy below which no assignment lies, when none costs less than ``cost``."""
@@ -92,16 +98,16 @@ def integer_problem(view: TableView, b: int, first: np.ndarray, energy: float, t
     rows = np.nonzero(view.row_instance == b)[0]
     place = np.full(view.num_sites, -1)
     place[sites] = np.arange(sites.size)
-    tensor, starts = view.row_tables()
-    values, unary = tensor.detach().numpy(), view.arrays[0]
-    tables = [unary[view.starts[i] : view.starts[i + 1]] for i in sites]
-    tables += [values[starts[r] : starts[r] + view.row_sizes[r]] for r in rows]
-    scopes = [np.array([p]) for p in range(sites.size)]
-    scopes += [place[view.row_sites[view.row_ptr[r] : view.row_ptr[r + 1]]] for r in rows]
-    least = np.array([t.min() for t in tables]) if tables else np.zeros(0)
+    unary, tables, weights = view.arrays
+    row_sizes, arity = view.row_sizes[rows], view.arity[rows]
+    values = tables[_runs(view.table_start[rows], row_sizes)] * np.repeat(weights[rows], row_sizes)
+    values = np.concatenate([unary[_runs(view.starts[:-1][sites], view.num_states[sites])], values])
+    sizes = np.concatenate([view.num_states[sites], row_sizes]).astype(np.int64)
+    scope = np.concatenate([np.arange(sites.size), place[view.row_sites[_runs(view.row_ptr[:-1][rows], arity)]]])
+    begins = np.cumsum(sizes) - sizes
+    least = np.minimum.reduceat(values, begins) if sizes.size else np.zeros(0)
     least = np.where(np.isfinite(least), least, 0.0)
-    excess = np.concatenate([t - low for t, low in zip(tables, least, strict=True)]) if tables else np.zeros(0)
-    sizes = np.array([t.size for t in tables], dtype=np.int64)
+    excess = values - np.repeat(least, sizes)
     cost_ptr = np.concatenate([[0], np.cumsum(sizes)])
     offset = float(view.constant[b]) + math.fsum(least)
     finite = np.isfinite(excess)
@@ -110,14 +116,14 @@ def integer_problem(view: TableView, b: int, first: np.ndarray, energy: float, t
         finite &= excess <= span
         span = max(span, FINEST * max(1.0, abs(offset)))
     else:
-        span = float(np.maximum.reduceat(np.where(finite, excess, 0.0), cost_ptr[:-1]).sum()) if tables else 0.0
+        span = float(np.maximum.reduceat(np.where(finite, excess, 0.0), cost_ptr[:-1]).sum()) if sizes.size else 0.0
     scale = 2.0 ** math.floor(math.log2(top / span)) if span > 0 else 1.0
     costs = np.where(finite, np.floor(np.where(finite, excess, 0.0) * scale), -1).astype(np.int64)
     problem = IntegerProblem(
         sites=sites,
         num_states=view.num_states[sites],
-        scope_ptr=np.concatenate([[0], np.cumsum([s.size for s in scopes], dtype=np.int64)]).astype(np.int64),
-        scope=np.concatenate(scopes).astype(np.int64) if scopes else np.zeros(0, np.int64),
+        scope_ptr=np.concatenate([[0], np.cumsum(np.concatenate([np.ones(sites.size, np.int64), arity]))]),
+        scope=scope.astype(np.int64),
         cost_ptr=cost_ptr.astype(np.int64),
         costs=costs,
         first=first[sites],
@@ -127,3 +133,8 @@ def integer_problem(view: TableView, b: int, first: np.ndarray, energy: float, t
     )
     object.__setattr__(problem, "first_cost", problem.cost(problem.first) if math.isfinite(energy) else -1)
     return problem
+
+
+def _runs(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """begin, begin + 1, ... of each run, one after the other."""
+    return np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))

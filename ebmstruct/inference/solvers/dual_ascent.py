@@ -125,5 +125,5 @@ def _progress(ascent: GridAscent | TableAscent) -> Progress:
 
 def _last_words(graph: FactorGraph) -> float:
     """Seconds that a grid needs at its end: its bound in float64, two messages an edge, the engine's own check."""
-    sizes = [f.right.numel() * (2e-7 + 1.5e-8 * f.table.shape[0]) for f in graph.factors if isinstance(f, GridFactor)]
+    sizes = [f.right.numel() * (4e-7 + 3e-8 * f.table.shape[0]) for f in graph.factors if isinstance(f, GridFactor)]
     return 2e-4 + max(sizes) if sizes else 0.0

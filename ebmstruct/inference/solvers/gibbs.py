@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,19 +13,26 @@ from torch import Generator, Tensor
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.local_moves import lay_out, seed_state, starting_states, visit_nanoseconds
 from ebmstruct.inference.markov import (
+    R_HAT_FINE,
     ChainInfo,
     ChainState,
     Collected,
     MarkovSampler,
     as_samples,
     default_generator,
-    r_hat,
+    effective_samples,
+    site_r_hat,
 )
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.search.sweeps_numba import Problem
+
+RECORDS = 200
+"""How many times in a round the chains' states are written down, at least, to see whether they agree."""
+RECORD_SECONDS = 2e-8
+"""What looking at one recorded state takes in the end (measured on 34 million); kept back from a deadline."""
 
 
 @dataclass(eq=False)
@@ -56,6 +64,50 @@ class Chains:
         return torch.from_numpy(np.stack(rows))
 
 
+@dataclass(eq=False)
+class Sweeps:
+    """What was seen in a round: states (chains, n) and energies (chains, B) now and then, and sums of conditionals.
+
+    status: how it ended.  r_hat: (n,) of each open site, once ``look`` was called.
+    """
+
+    draws: list[np.ndarray] = field(default_factory=list)
+    energies: list[Tensor] = field(default_factory=list)
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sweeps: int = 0
+    status: Status = Status.CONVERGED
+    r_hat: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def record(self, run: Chains) -> None:
+        """Write down where the chains stand."""
+        small = int(run.view.num_states.max(initial=1)) < 1 << 15
+        self.draws.append(run.x.astype(np.int16 if small else np.int32))
+        self.energies.append(run.energy())
+
+    def look(self, run: Chains) -> None:
+        """Find how well the chains agree at each site."""
+        self.r_hat = site_r_hat(torch.from_numpy(np.stack(self.draws))).numpy()
+
+    def by_instance(self, run: Chains) -> np.ndarray:
+        """(B,) the largest R-hat of an instance's sites; infinite where it is not known."""
+        worst = np.ones(run.view.num_instances)
+        np.maximum.at(worst, run.view.instance, np.where(np.isnan(self.r_hat), np.inf, self.r_hat))
+        return worst
+
+    def agrees(self, run: Chains) -> bool:
+        """Whether the chains agree in every instance that has allowed assignments."""
+        feasible = np.isfinite(run.view.constant.detach().numpy())
+        return bool((self.by_instance(run)[feasible] < R_HAT_FINE).all())
+
+    def after(self, before: Sweeps) -> Sweeps:
+        """This round, cut short, with all of the one before, whose records are twice as dense."""
+        if not before.draws:
+            return self if self.sweeps else replace(before, status=self.status)
+        sums, sweeps = self.sums + before.sums, self.sweeps + before.sweeps
+        draws, energies = before.draws[1::2] + self.draws, before.energies[1::2] + self.energies
+        return Sweeps(draws, energies, sums, sweeps, self.status)
+
+
 @dataclass(frozen=True)
 class BlockGibbs(MarkovSampler):
     """Gibbs sampling of table views: a sweep draws all sites of one colour together, colour after colour.
@@ -67,7 +119,8 @@ class BlockGibbs(MarkovSampler):
     start: R-hat shows it. Strongly coupled graphs mix slowly; then use parallel tempering.
 
     chains: run side by side.  burn_in: sweeps dropped.  thinning: sweeps from one draw to the next.
-    sweeps: how many the marginals average over.
+    sweeps: the length of the first round (samples: longer, where they need it).
+    patience: without a deadline, rounds take at most this many times the first one's length; 15 is four rounds.
     Cost: chains * sweeps * sites * (states + rows that look at a site). A budget counts sweeps.
     Source: Geman and Geman (1984); Gelfand and Smith (1990) for the average of conditionals.
     """
@@ -78,14 +131,15 @@ class BlockGibbs(MarkovSampler):
     burn_in: int = 200
     thinning: int = 5
     sweeps: int = 2000
+    patience: int = 15
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if query.ask not in (Ask.SAMPLE, Ask.MARGINALS):
             return f"it draws samples and estimates marginals, and {query.ask} is asked"
         if query.factors:
             return "it estimates marginals of single sites only, not joint ones of factors"
-        if min(self.chains, self.thinning, self.sweeps) < 1 or self.burn_in < 0:
-            return "chains, thinning and sweeps must be at least 1, and burn_in at least 0"
+        if min(self.chains, self.thinning, self.sweeps, self.patience) < 1 or self.burn_in < 0:
+            return "chains, thinning, sweeps and patience must be at least 1, and burn_in at least 0"
         return table_refusal(graph)
 
     def init(self, graph: FactorGraph, y: Assignment | None, generator: Generator | None = None) -> ChainState:
@@ -125,24 +179,75 @@ class BlockGibbs(MarkovSampler):
         else:
             x = np.tile(view.compress(graph.complete(init)), (self.chains, 1))
         run = _chains(view, x, random, query.temperature)
-        status = self._advance(run, self.burn_in, budget)
+        wanted = -(-query.num_samples // self.chains) if query.ask is Ask.SAMPLE else 1
+        found = self._rounds(run, wanted, budget)
         if query.ask is Ask.MARGINALS:
-            return self._marginals(graph, query, run, budget)
-        draws, energies = [x.copy()], [run.energy()]
-        for i in range(-(-query.num_samples // self.chains)):
-            status = self._advance(run, self.thinning, budget)
-            if status is not Status.CONVERGED:
-                break
-            if i == 0:
-                draws.clear()
-                energies.clear()
-            draws.append(run.x.copy())
-            energies.append(run.energy())
-        values = view.expand(np.stack(draws))
-        collected = Collected(values, torch.stack(energies), torch.ones(graph.num_instances), status)
-        samples = as_samples(graph, query, collected, self.name, sweeps=run.sweeps)
-        samples.status[torch.isposinf(view.constant.detach())] = int(Status.INFEASIBLE)
+            return self._marginals(graph, query, run, found)
+        count = min(wanted, len(found.draws))
+        picked = (np.arange(count) + 1) * len(found.draws) // count - 1
+        values = view.expand(np.stack([found.draws[i] for i in picked]).astype(np.int64))
+        energy = torch.stack(found.energies)
+        collected = Collected(
+            values, energy[torch.from_numpy(picked)], torch.ones(graph.num_instances), Status.CONVERGED
+        )
+        samples = as_samples(graph, query, collected, self.name, **self._stats(run, found))
+        samples.status[:] = self._ended(run, found, wanted)
         return samples
+
+    def _rounds(self, run: Chains, wanted: int, budget: Budget) -> Sweeps:
+        """Rounds, each twice as long, until the chains agree or the budget ends; ``wanted`` draws a chain at least."""
+        length = self.sweeps if wanted == 1 else max(self.sweeps, wanted * self.thinning)
+        records = max(RECORDS, wanted)
+        most = math.inf if budget.deadline is not None else self.patience * length
+        reserve = min(RECORD_SECONDS * records * run.x.size, 0.1 * max(0.0, budget.remaining))
+        inner = budget if budget.deadline is None else replace(budget, deadline=budget.deadline - reserve)
+        now, before, used = Sweeps(), None, 0
+        now.status = self._advance(run, self.burn_in, inner)
+        now.sums, now.sweeps = run.beliefs.copy(), run.sweeps  # the burn-in, in case that nothing else is known
+        while now.status is Status.CONVERGED:
+            before, now = now, Sweeps()
+            run.beliefs[:] = 0.0
+            every = max(1, length // records)
+            begun = run.sweeps
+            while now.status is Status.CONVERGED and run.sweeps - begun < length:
+                now.status = self._advance(run, every, inner)
+                now.record(run)
+            now.sums, now.sweeps = run.beliefs.copy(), run.sweeps - begun
+            if now.status is not Status.CONVERGED:
+                break
+            now.look(run)
+            if now.agrees(run):
+                return now
+            used += length
+            length *= 2
+            if used + length > most:
+                now.status = Status.MAX_STEPS
+                return now
+        if before is not None:
+            now = now.after(before)
+        if not now.draws:
+            now.record(run)
+        now.look(run)
+        return now
+
+    def _ended(self, run: Chains, found: Sweeps, wanted: int) -> Tensor:
+        """(B,) long: the statuses; an instance whose own chains agree has converged, whatever the others do."""
+        worst, finite = found.by_instance(run), np.isfinite(found.energies[-1].numpy()).all(0)
+        enough = len(found.draws) >= max(RECORDS // 2, wanted) or not run.view.num_sites
+        early = int(Status.MAX_STEPS if found.status is Status.CONVERGED else found.status)
+        ended = np.where(enough & finite & (worst < R_HAT_FINE), int(Status.CONVERGED), early)
+        dead = np.isposinf(run.view.constant.detach().numpy())
+        return torch.from_numpy(np.where(dead, int(Status.INFEASIBLE), ended))
+
+    def _stats(self, run: Chains, found: Sweeps) -> dict[str, Any]:
+        block = np.repeat(np.arange(len(run.view.sizes)), run.view.sizes)[run.view.open_site]
+        worst = {name: float(found.r_hat[block == i].max(initial=1.0)) for i, name in enumerate(run.view.names)}
+        return {
+            "r_hat": worst,
+            "effective_samples": effective_samples(torch.stack(found.energies)),
+            "chains": self.chains,
+            "sweeps": run.sweeps,
+        }
 
     def _advance(self, run: Chains, sweeps: int, budget: Budget) -> Status:
         """More sweeps, in pieces of a few milliseconds; how that ended."""
@@ -159,33 +264,13 @@ class BlockGibbs(MarkovSampler):
             done += now
         return Status.CONVERGED
 
-    def _marginals(self, graph: FactorGraph, query: Query, run: Chains, budget: Budget) -> Marginals:
-        before, run.beliefs = run.beliefs, np.zeros_like(run.beliefs)
-        begun = run.sweeps
-        every = max(1, self.sweeps // 200)
-        draws, energies, status = [], [run.energy()], Status.CONVERGED
-        for _ in range(-(-self.sweeps // every)):
-            status = self._advance(run, every, budget)
-            draws.append(run.x.copy())
-            energies.append(run.energy())
-            if status is not Status.CONVERGED:
-                break
-        sums = run.beliefs if run.sweeps > begun else before
-        if not run.sweeps:  # no time even for one sweep: nothing but the start is known
-            sums = _indicators(run)
-        beliefs = torch.from_numpy(sums.mean(0) / (max(1, run.sweeps - begun) if run.sweeps > begun else begun or 1))
-        energy = torch.stack(energies)
+    def _marginals(self, graph: FactorGraph, query: Query, run: Chains, found: Sweeps) -> Marginals:
+        sums = found.sums if found.sweeps else _indicators(run)  # no time even for one sweep: the start is known
+        beliefs = torch.from_numpy(sums.mean(0) / max(1, found.sweeps))
+        energy = torch.stack([*found.energies, run.energy()])
         lowest = -energy.amin((0, 1)) / query.temperature
-        infeasible = torch.isposinf(run.view.constant.detach())
-        ended = torch.full((graph.num_instances,), int(status), dtype=torch.long)
-        ended[torch.isposinf(energy[-1]).any(0)] = int(Status.MAX_STEPS)
-        ended[infeasible] = int(Status.INFEASIBLE)
-        stats = {
-            "r_hat": {k: r_hat(v) for k, v in run.view.expand(np.stack(draws)).items()},
-            "chains": self.chains,
-            "sweeps": run.sweeps,
-            "log_partition_lower": lowest,
-        }
+        stats = {**self._stats(run, found), "log_partition_lower": lowest}
+        ended = self._ended(run, found, 1)
         return Marginals(run.view.expand_beliefs(beliefs), lowest, False, ended, self.name, stats=stats)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Generator, Tensor
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, ChainFactor, FactorGraph, TableFactor
 from ebmstruct.inference.elimination_order import elimination_order, words
+from ebmstruct.inference.first_assignment import first_assignment
 from ebmstruct.inference.kernels.elimination import elimination
 from ebmstruct.inference.kernels.elimination.elimination import Buckets, LogSums, OutOfTime, Stop
 from ebmstruct.inference.kernels.elimination.elimination_autograd import log_partition
@@ -32,10 +35,22 @@ from ebmstruct.inference.solver import Cost, Solver
 from ebmstruct.inference.views.joint_beliefs import joint_beliefs
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
-_PER_ENTRY = {Ask.MINIMIZE: 0.8, Ask.LOG_PARTITION: 1.5, Ask.MARGINALS: 4.0, Ask.SAMPLE: 1.5}
-"""Elementary operations an entry of a table."""
+_PER_ENTRY = {Ask.MINIMIZE: 0.65, Ask.LOG_PARTITION: 1.25, Ask.MARGINALS: 5.0, Ask.SAMPLE: 1.25}
+"""Elementary operations an entry of a table; measured on the instances of the UAI competitions."""
+_PER_BYTE = 0.08
+"""Operations a byte of memory, which comes page by page."""
+_PER_READ = 100.0
+"""Operations to read one site of one assignment off the messages."""
 _PER_BUCKET = 1000.0
 _OPERATIONS_PER_SECOND = 4e8
+_HOPE = 1.5
+"""A pass that is expected to take so many times what is left is not begun."""
+_DOUBT = 0.2
+"""Where a pass is expected to take more of what is left than this, an assignment is found before it."""
+_FIRST_SECONDS = 0.3
+"""How long that takes at most, and at most a quarter of what is left."""
+_LAST_SECONDS = 0.05
+"""How long one is looked for after a deadline that came unexpectedly."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,7 @@ class JunctionTree(Solver):
         found = self._buckets(graph)
         if isinstance(found, str):
             return f"{found}; its limit is {self.max_table:,} entries"
-        keep = query.ask in (Ask.MARGINALS, Ask.SAMPLE) or query.k > 1
-        needed = found.bytes_needed(keep, query.ask is Ask.MARGINALS)
+        needed = found.bytes_needed(_keeps(query), query.ask is Ask.MARGINALS)
         if needed > self.max_memory:
             return (
                 f"its messages take {needed / 1e9:.2g} GB ({words(found.elimination)}); "
@@ -138,9 +152,12 @@ class JunctionTree(Solver):
         assert isinstance(found, Buckets)
         budget = budget or Budget()
         run = _Run(graph, query, found, budget)
+        expected = _cost(found, query, read=False).operations / _OPERATIONS_PER_SECOND
+        if expected > _DOUBT * budget.remaining:
+            run.prepare(init)
+        if expected > _HOPE * budget.remaining:
+            return run.late(init)  # the time is better spent otherwise
         try:
-            if _cost(found, query).operations / _OPERATIONS_PER_SECOND > budget.remaining:
-                raise OutOfTime
             return run.answer(generator)
         except OutOfTime:
             return run.late(init)
@@ -156,11 +173,20 @@ def _refuse_labels(graph: FactorGraph, query: Query) -> str | None:
     return None
 
 
-def _cost(found: Buckets, query: Query) -> Cost:
-    entries, sites = found.elimination.operations, found.card.size
-    work = _PER_ENTRY[query.ask] * entries + _PER_BUCKET * sites
-    if query.k > 1 or query.ask is Ask.SAMPLE:
-        work += 100.0 * sites * (query.k if query.ask is Ask.MINIMIZE else query.num_samples)
+def _keeps(query: Query) -> bool:
+    """Whether all messages are kept."""
+    return query.ask in (Ask.MARGINALS, Ask.SAMPLE) or query.k > 1
+
+
+def _cost(found: Buckets, query: Query, read: bool = True) -> Cost:
+    """Of the passes, and of ``read``ing assignments off them."""
+    sites = found.card.size
+    work = _PER_ENTRY[query.ask] * found.elimination.operations + _PER_BUCKET * sites
+    work += _PER_BYTE * found.bytes_needed(_keeps(query), query.ask is Ask.MARGINALS)
+    if read and query.ask is Ask.SAMPLE:
+        work += _PER_READ * sites * query.num_samples
+    if read and query.k > 1:
+        work += _PER_READ * sites * min(query.k, found.assignments)
     return Cost(work, round(2.0**found.elimination.log2_largest))
 
 
@@ -192,12 +218,36 @@ class _Run:
             gone = self.bad[buckets.entry_instance]
             self.unary[gone[: self.unary.size]] = 0.0
             self.tables[gone[self.unary.size :]] = 0.0
-        self.stop: Stop | None = None if budget == Budget() else lambda: budget.expired
+        self.each: float | None = None
+        self.first: np.ndarray | None = None
+        self.budget, self.log_z = budget, np.full(self.view.num_instances, np.nan)
+        self.stop: Stop | None = None if budget == Budget() else self.too_late
         self.stats = {
             "width": buckets.elimination.width,
             "log2_largest_table": buckets.elimination.log2_largest,
             "order": buckets.elimination.methods,
         }
+
+    def prepare(self, init: Assignment | None, least: float = 0.0) -> np.ndarray:
+        """The assignment that is given where the exact answer comes too late; looked for once, ``least`` seconds."""
+        if self.first is not None:
+            return self.first
+        seconds = max(least, min(_FIRST_SECONDS, 0.25 * self.budget.remaining))
+        states = None if init is None else self.view.compress(self.graph.complete(init))
+        for allowed in (seconds, _LAST_SECONDS):  # loading compiled loops may take all of the first time
+            within = Budget.after(allowed)
+            states = first_assignment(self.view, states, functools.partial(getattr, within, "expired"))
+            if np.isfinite(self.view.energy(states)[np.isfinite(self.constant)]).all():
+                break
+        assert states is not None
+        self.first = states
+        return states
+
+    def too_late(self, entries: float) -> bool:
+        """Whether the time is up, or will be well before so many entries of tables are handled."""
+        ask = Ask.MINIMIZE if self.query.ask is Ask.MINIMIZE else Ask.LOG_PARTITION
+        seconds = 0.8 * _PER_ENTRY[ask] * entries / _OPERATIONS_PER_SECOND
+        return self.budget.expired or (seconds > 0.05 and seconds > self.budget.remaining)
 
     def answer(self, generator: Generator | None) -> Answer:
         """The exact answer; raises OutOfTime."""
@@ -207,6 +257,7 @@ class _Run:
             log_z = elimination.log_partition(self.buckets, self.unary, self.tables, self.stop)
             return self.marginals({}, {}, log_z)
         sums = LogSums(self.buckets, self.unary, self.tables, self.stop)
+        self.log_z = sums.log_z
         if self.query.ask is Ask.SAMPLE:
             shape = self.query.num_samples, sum(self.view.sizes)
             drawn = torch.rand(shape, dtype=torch.float64, generator=generator or torch.Generator().manual_seed(0))
@@ -231,25 +282,57 @@ class _Run:
         return torch.from_numpy(whole if self.bad is None else np.where(self.bad, np.nan, whole))
 
     def least(self) -> Result:
-        several: tuple[Assignment, ...] = ()
-        energies = None
         if self.query.k > 1:
-            found, parts = elimination.k_best(self.buckets, self.unary, self.tables, self.query.k, self.stop)
-            several = tuple(Assignment(self.view.expand(s)) for s in found)
-            energies = self.total(parts)
-            states, bound = found[0], energies[0]
-        else:
-            states, part = elimination.minimize(self.buckets, self.unary, self.tables, self.stop)
-            bound = self.total(part)
+            return self.several()
+        states, part = elimination.minimize(self.buckets, self.unary, self.tables, self.stop)
+        bound = self.total(part)
+        status = torch.full_like(bound, int(Status.CONVERGED), dtype=torch.long)
+        return self.result(Assignment(self.view.expand(states)), bound, status)
+
+    def several(self) -> Result:
+        """The k best, or as many of them as the time allows: each still has its energy recomputed by the engine."""
+        k = self.query.k
+        states, parts, complete = elimination.k_best(
+            self.buckets, self.unary, self.tables, min(k, self.buckets.assignments), self.stop, self.enough
+        )
+        energies = torch.full((k, self.view.num_instances), torch.inf, dtype=torch.float64)
+        energies[: len(states)] = self.total(parts)
+        if self.bad is not None:
+            energies[:, torch.from_numpy(self.bad)] = torch.nan
+        expanded = self.view.expand(states)
+        rows = zip(*(v.unbind(0) for v in expanded.values()), strict=True)
+        listed = [Assignment(dict(zip(expanded, row, strict=True))) for row in rows]
+        if not listed:  # no variables
+            listed = [Assignment({})] * len(states)
+        missing = Assignment(self.view.expand(np.zeros(self.view.num_sites, np.int64)))
+        listed += [missing] * (k - len(listed))
+        ended = Status.CONVERGED if complete else Status.DEADLINE
+        status = torch.full_like(energies[0], int(ended), dtype=torch.long)
+        found = self.result(listed[0], energies[0], status)
+        stats = {**self.stats, "alternatives": len(states), "alternatives_complete": complete}
+        return replace(found, alternatives=tuple(listed), alternative_energies=energies, stats=stats)
+
+    def enough(self, found: int) -> bool:
+        """Whether so many assignments are all that there is time for, what the engine does with each included."""
+        if self.budget.deadline is None:
+            return self.budget.expired
+        if self.each is None:
+            example = Assignment(self.view.expand(np.zeros(self.view.num_sites, np.int64)))
+            self.graph.energy(example)  # the first call prepares
+            began = time.perf_counter()
+            self.graph.energy(example)
+            self.each = 1.4 * (time.perf_counter() - began) + 2e-5
+        return self.budget.expired or found * self.each >= self.budget.remaining
+
+    def result(self, assignment: Assignment, bound: Tensor, status: Tensor) -> Result:
+        """An exact minimum, which is its own bound."""
         return Result(
-            Assignment(self.view.expand(states)),
+            assignment,
             bound,
             bound,
-            torch.full_like(bound, int(Status.CONVERGED), dtype=torch.long),
+            status,
             solver=JunctionTree.name,
             witness=EliminationOrder(torch.from_numpy(self.buckets.elimination.order)),
-            alternatives=several,
-            alternative_energies=energies,
             stats=self.stats,
         )
 
@@ -271,14 +354,7 @@ class _Run:
 
     def late(self, init: Assignment | None) -> Answer:
         """What can be said where the deadline comes first: a legal assignment, and no bound but what it proves."""
-        view = self.view
-        if init is not None:
-            states = view.compress(self.graph.complete(init))
-        else:
-            width = max(1, int(view.num_states.max(initial=1)))
-            padded = np.full((view.num_sites, width), np.inf)
-            padded[np.arange(width) < view.num_states[:, None]] = view.arrays[0]
-            states = padded.argmin(1)
+        view, states = self.view, self.prepare(init, _LAST_SECONDS)
         energy = torch.from_numpy(view.energy(states))
         status = torch.full_like(energy, int(Status.DEADLINE), dtype=torch.long)
         if self.query.ask is Ask.MINIMIZE:
@@ -287,7 +363,19 @@ class _Run:
             return Result(chosen, energy, bound, status, solver=JunctionTree.name, stats=self.stats)
         if self.query.ask is Ask.SAMPLE:
             return self.samples(np.repeat(states[None], self.query.num_samples, 0), False)
-        alone = np.zeros(self.unary.size)
-        alone[view.starts[:-1] + states] = 1.0
-        beliefs = view.expand_beliefs(torch.from_numpy(alone))
-        return Marginals(beliefs, -energy / self.query.temperature, False, status, JunctionTree.name, {}, self.stats)
+        lower = -energy / self.query.temperature
+        known = torch.from_numpy(~np.isnan(self.log_z))
+        exact = self.total(-self.log_z).neg()
+        value = torch.where(known, exact, lower)
+        upper = torch.where(known, exact, torch.inf)
+        stats = {**self.stats, "log_partition_lower": value, "log_partition_upper": upper}
+        beliefs = {} if self.query.ask is Ask.LOG_PARTITION else view.expand_beliefs(torch.from_numpy(self.alone()))
+        return Marginals(beliefs, value, False, status, JunctionTree.name, {}, stats)
+
+    def alone(self) -> np.ndarray:
+        """Probabilities of each site's states, flat, as if there were no tables over several sites."""
+        if not self.unary.size:
+            return np.zeros(0)
+        begins, counts = self.view.starts[:-1], self.view.num_states
+        weight = np.exp(np.repeat(np.minimum.reduceat(self.unary, begins), counts) - self.unary)
+        return weight / np.repeat(np.add.reduceat(weight, begins), counts)

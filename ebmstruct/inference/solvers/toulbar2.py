@@ -39,6 +39,7 @@ class Toulbar2(Solver):
     1 is for preprocessing only, 0 for not at all.  rasps: whether to look for a first assignment where it is tight.
     vns: variable neighbourhood search in place of best-first search, which finds good assignments sooner on large
     graphs and proves less; the two others are then left out.
+    Models of more than ``max_entries`` table entries are refused: handing them over would take seconds.
     """
 
     name: ClassVar[str] = "toulbar2"
@@ -47,7 +48,7 @@ class Toulbar2(Solver):
     vac: int = 1
     rasps: bool = True
     vns: bool = False
-    max_entries: int = 50_000_000
+    max_entries: int = 1_000_000
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if importlib.util.find_spec("pytoulbar2") is None:

@@ -7,6 +7,7 @@ The energies are those of a table view, flat float64: ``unary`` of the open site
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,16 @@ import numpy as np
 from ebmstruct.inference.elimination_order import Elimination
 from ebmstruct.inference.views.table_view import TableView
 
-Stop = Callable[[], bool]
-AT_ONCE = 4_000_000
-"""Entries handled between two looks at the clock: some ten milliseconds."""
+Stop = Callable[[float], bool]
+"""Whether to stop before so many entries of tables are handled, which nothing can interrupt."""
+AT_ONCE = 2_000_000
+"""Entries handled between two looks at the clock, unless one table has more: some ten milliseconds."""
+
+
+BELIEFS_FACTOR = 3.0
+"""How much longer an entry takes on the way down than on the way up."""
+K_BEST_SECONDS = 0.005
+"""About how long the list of the k best grows between two looks at the clock."""
 
 
 class OutOfTime(Exception):
@@ -50,6 +58,17 @@ class Buckets:
     children: np.ndarray
     entries: int
     row_entries: np.ndarray
+
+    @cached_property
+    def assignments(self) -> int:
+        """The most joint assignments that an instance has, up to 2**62."""
+        logs = np.bincount(self.instance, np.log2(self.card), self.num_instances)
+        if logs.max(initial=0.0) > 61.5:
+            return 1 << 62
+        products = [
+            int(np.prod(self.card[self.instance == b])) for b in np.nonzero(logs > logs.max(initial=0.0) - 1e-6)[0]
+        ]
+        return max(products, default=1)
 
     @cached_property
     def roots(self) -> np.ndarray:
@@ -163,15 +182,22 @@ class _Pass:
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Ranges of buckets of some ten milliseconds; raises OutOfTime where ``stop`` says so between two."""
+        for begin, end, entries in self._parts():
+            self._ask(entries)
+            yield begin, end
+
+    def _parts(self) -> Iterator[tuple[int, int, float]]:
         running = np.cumsum(self.buckets.size * self.buckets.card)
         begin = 0
         while begin < running.size:
-            if self.stop is not None and self.stop():
-                raise OutOfTime
             done = running[begin - 1] if begin else 0
             end = max(begin + 1, int(np.searchsorted(running, done + AT_ONCE, side="right")))
-            yield begin, end
+            yield begin, end, float(running[end - 1] - done)
             begin = end
+
+    def _ask(self, entries: float) -> None:
+        if self.stop is not None and self.stop(entries):
+            raise OutOfTime
 
     def totals(self) -> np.ndarray:
         """(B,) the sum over an instance's roots of what they send."""
@@ -205,9 +231,8 @@ class _Pass:
         out = np.zeros(length)
         roots = self.buckets.roots
         out[place[roots]] = self.memory[self.plan.message[roots]] < np.inf
-        for begin, end in reversed(list(self.ranges())):
-            if self.stop is not None and self.stop():
-                raise OutOfTime
+        for begin, end, entries in reversed(list(self._parts())):
+            self._ask(BELIEFS_FACTOR * entries)
             beliefs(begin, end, self.plan, self.work, self.memory, out, place)
         return out[: self.buckets.entries]
 
@@ -232,28 +257,66 @@ def minimize(
 
 
 def k_best(
-    buckets: Buckets, unary: np.ndarray, tables: np.ndarray, k: int, stop: Stop | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(k, n) states of the k least energies of each instance in rising order, and (k, B) those energies.
+    buckets: Buckets,
+    unary: np.ndarray,
+    tables: np.ndarray,
+    k: int,
+    stop: Stop | None = None,
+    enough: Callable[[int], bool] | None = None,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """(f, n) states of the least energies of each instance in rising order, (f, B) those energies, and whether all came.
 
-    Slots that do not exist have energy +inf and states 0. Raises OutOfTime.
+    f is k, or less where no instance has so many assignments, or where ``enough``, asked every few milliseconds with
+    the number found so far, ended the search: the last is False then. It is 1 at least. Slots that an instance does not
+    have hold energy +inf and states 0. Raises OutOfTime before the first is found.
     """
-    from ebmstruct.inference.kernels.elimination import elimination_read_numba as read
-
     run = _Pass(buckets, unary, tables, True, stop)
     run.least(False)
-    states = np.zeros((k, buckets.card.size), np.int64)
     totals = run.totals()
-    energies = np.full((k, buckets.num_instances), np.inf)
-    backwards = np.argsort(buckets.instance[::-1], kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(buckets.instance, minlength=buckets.num_instances))])
-    for b in range(buckets.num_instances):
-        mine = buckets.card.size - 1 - backwards[ends[b] : ends[b + 1]]
-        if totals[b] < np.inf:
-            above = np.zeros(k)
-            found = read.k_best(run.plan, run.memory, mine, states, above)
-            energies[:found, b] = totals[b] + above[:found]
-    return run.by_site(states), energies
+    backwards = np.argsort(buckets.instance[::-1], kind="stable")
+    listed = [_Ranked(run, buckets.card.size - 1 - backwards[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    going = [one for one, total in zip(listed, totals, strict=True) if total < np.inf]
+    states = np.zeros((1, buckets.card.size), np.int64)
+    done, step, complete = 0, 1, True
+    while done < k and going:
+        began = time.perf_counter()
+        done = min(done + step, k)
+        if done > states.shape[0]:
+            more = max(done - states.shape[0], states.shape[0])
+            states = np.concatenate([states, np.zeros((more, states.shape[1]), np.int64)])
+        going = [one for one in going if one.extend(done, states)]
+        if going and done < k and enough is not None and enough(done):
+            complete = False
+            break
+        step = step if time.perf_counter() - began > K_BEST_SECONDS else 2 * step
+    found = max([1, *(one.found for one in listed)])
+    energies = np.full((found, len(listed)), np.inf)
+    for b, one in enumerate(listed):
+        energies[: one.found, b] = totals[b] + one.above[: one.found]
+    return run.by_site(states[:found]), energies, complete
+
+
+class _Ranked:
+    """The list of the least assignments of one instance, as far as it was made."""
+
+    def __init__(self, run: _Pass, buckets: np.ndarray) -> None:
+        self.run, self.buckets, self.found = run, buckets, 0
+        self.above = np.zeros(1)
+        room = 64
+        self.queue: Any = (np.empty(room), np.empty(room, np.int64), np.empty((room, 3), np.int64), 0, 0)
+
+    def extend(self, last: int, states: np.ndarray) -> bool:
+        """Make the list ``last`` long, in the instance's columns of ``states``; whether there may be more."""
+        from ebmstruct.inference.kernels.elimination import elimination_read_numba as read
+
+        if last > self.above.size:
+            self.above = np.concatenate([self.above, np.zeros(max(last, 2 * self.above.size) - self.above.size)])
+        run = self.run
+        self.found, self.queue = read.k_best(
+            self.found, last, run.plan, run.memory, self.buckets, states, self.above, self.queue
+        )
+        return self.found == last
 
 
 class LogSums:

@@ -87,24 +87,25 @@ def sample(plan, memory, uniforms, site, states):
 
 
 @kernel
-def k_best(plan, memory, buckets, states, above):
-    """The k least assignments of one instance, whose buckets are given last first; how many there are.
+def k_best(first, last, plan, memory, buckets, states, above, queue):
+    """The least assignments first ... last - 1 of one instance, whose buckets are given last first.
 
+    Called for one range after the other; returns how many there are up to ``last`` and the queue for the next range.
     memory holds all messages of ``least``, so completing any assignment of later sites greedily is optimal, and costs
     nothing above the least; a step away from it costs the difference of two entries. So the next best
     assignment is always the cheapest single step away from one that was found, among those not taken yet (Lawler 1972).
     states: (k, n) by position, filled in.  above: (k,) how much more each has than the least.
+    queue: the keys of a heap, its items, the steps (from, bucket, state) that these number, and how many of each.
     """
-    k, depth = states.shape[0], buckets.size
+    depth = buckets.size
     most = 1
     for i in buckets:
         most = max(most, plan.card[i])
     values = np.empty(most)
-    room = 1024
-    keys, items = np.empty(room), np.empty(room, np.int64)
-    steps = np.empty((room, 3), np.int64)
-    size, pushed, found = np.int64(0), np.int64(0), 0
-    for r in range(k):
+    keys, items, steps, size, pushed = queue
+    room = keys.size
+    found = first
+    for r in range(first, last):
         base, begin, forced = 0.0, 0, -1
         if r > 0:
             if size == 0:
@@ -141,4 +142,4 @@ def k_best(plan, memory, buckets, states, above):
                 steps[pushed, 0], steps[pushed, 1], steps[pushed, 2] = r, at, x
                 size = heap_push(keys, items, size, base + values[x] - values[best], pushed)
                 pushed += 1
-    return found
+    return found, (keys, items, steps, size, pushed)
