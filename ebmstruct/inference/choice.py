@@ -15,8 +15,11 @@ from ebmstruct.inference.structure import describe
 
 OPERATIONS_PER_SECOND = 4e8
 """What one core does of the elementary operations in which solvers state their cost; from benchmarks/."""
-AT_ONCE_SECONDS = 1.5
-"""An exact solver that is expected to take no longer answers alone."""
+AT_ONCE_SECONDS = 10.0
+"""Without a deadline an exact solver that is expected to take no longer answers alone."""
+AT_ONCE_SHARE = 0.2
+"""With a deadline it does where it is expected to take no more than this part of the time: memory that is touched for
+the first time may take several times as long as expected."""
 PATIENCE_SECONDS = 120.0
 """Without a deadline an exact solver joins a race where it is expected to take no longer than this."""
 HEAD_START_SECONDS = 0.25
@@ -151,9 +154,9 @@ class _Choosing:
         tree = s.JunctionTree()
         exact = self.takes(tree)
         remaining = min(self.budget.remaining, PATIENCE_SECONDS)
-        if exact and self.seconds(tree) <= min(AT_ONCE_SECONDS, 0.5 * remaining):
-            return self.done(Entry(tree))
         timed = self.budget.deadline is not None
+        if exact and self.seconds(tree) <= (AT_ONCE_SHARE * remaining if timed else AT_ONCE_SECONDS):
+            return self.done(Entry(tree))
         search = s.SubgraphSearch(patience=ENDLESS) if timed else s.SubgraphSearch()
         racing: list[Entry] = [Entry(m) for m in (s.DualAscent(), search) if self.takes(m)]
         if exact and self.seconds(tree) <= 0.8 * remaining:

@@ -48,7 +48,7 @@ class Toulbar2(Solver):
     vac: int = 1
     rasps: bool = True
     vns: bool = False
-    max_entries: int = 1_000_000
+    max_entries: int = 6_000_000
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if importlib.util.find_spec("pytoulbar2") is None:
