@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ebmstruct.graph import Assignment
+from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.kernels.messages import mean_field
 from ebmstruct.inference.outside.problem import IntegerProblem, integer_problem
-from ebmstruct.inference.result import Budget, Claim, Result, Status
-from ebmstruct.inference.views.table_view import TableView
+from ebmstruct.inference.result import Ask, Budget, Claim, Query, Result, Status
+from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +30,25 @@ class Found:
     failure: str = ""
 
 
-Ask = Callable[[IntegerProblem, Budget], Found]
+Asking = Callable[[IntegerProblem, Budget], Found]
+
+
+def refusal(graph: FactorGraph, query: Query, max_entries: int) -> str | None:
+    """Why no outside solver is asked, in a sentence; None if one may be. Their packages are looked for elsewhere."""
+    if query.ask is not Ask.MINIMIZE:
+        return f"it is asked for least energies only, and this query asks for {query.ask}"
+    if query.sum_out:
+        return "it minimises over all sites, and this query sums some of them out"
+    if query.k > 1:
+        return "it is asked for one assignment, not the k best"
+    reason = table_refusal(graph)
+    if reason is None and (size := int(table_view(graph).row_sizes.sum())) > max_entries:
+        reason = f"the tables have {size:,} entries, more than {max_entries:,} to hand over"
+    return reason
 
 
 def answer(
-    view: TableView, name: str, claim: str, top: int, ask: Ask, init: Assignment | None, budget: Budget
+    view: TableView, name: str, claim: str, top: int, ask: Asking, init: Assignment | None, budget: Budget
 ) -> Result:
     """Ask an outside solver about each instance in turn; each gets an equal share of the time that is left.
 

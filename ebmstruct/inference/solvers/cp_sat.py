@@ -13,12 +13,12 @@ import numpy as np
 from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.outside.answers import Found, answer
+from ebmstruct.inference.outside.answers import Found, answer, refusal
 from ebmstruct.inference.outside.problem import IntegerProblem
 from ebmstruct.inference.outside.process import run
-from ebmstruct.inference.result import Answer, Ask, Budget, Query
-from ebmstruct.inference.solver import Cost, Solver
-from ebmstruct.inference.views.table_view import table_refusal, table_view
+from ebmstruct.inference.result import Answer, Budget, Query
+from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.views.table_view import table_view
 
 TOP = 1 << 40
 """About the greatest cost: sums of costs stay exact in float64, in which the solver tells its bounds."""
@@ -50,19 +50,7 @@ class CPSAT(Solver):
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if importlib.util.find_spec("ortools") is None:
             return 'OR-Tools is not installed: install "ebmstruct[cpsat]"'
-        if query.ask is not Ask.MINIMIZE:
-            return f"it is asked for least energies only, and this query asks for {query.ask}"
-        if query.sum_out:
-            return "it minimises over all sites, and this query sums some of them out"
-        if query.k > 1:
-            return "it is asked for one assignment, not the k best"
-        reason = table_refusal(graph)
-        if reason is None and (size := int(table_view(graph).row_sizes.sum())) > self.max_entries:
-            reason = f"the tables have {size:,} entries, more than {self.max_entries:,}"
-        return reason
-
-    def cost(self, graph: FactorGraph, query: Query) -> Cost | None:
-        return None
+        return refusal(graph, query, self.max_entries)
 
     def solve(
         self,
