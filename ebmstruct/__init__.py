@@ -35,6 +35,17 @@ _HOMES = {
         "ResidualFactor",
         "TableFactor",
         "Variables",
+        "Cauchy",
+        "Continuous",
+        "GemanMcClure",
+        "Huber",
+        "RobustLoss",
+        "SE2",
+        "SE3",
+        "SO2",
+        "SO3",
+        "Tukey",
+        "tabulate",
         "potts_table",
         "union",
     ),
@@ -108,18 +119,29 @@ if TYPE_CHECKING:
     from ebmstruct.extend import Schema as Schema
     from ebmstruct.extend import Task as Task
     from ebmstruct.extend import hookimpl as hookimpl
+    from ebmstruct.graph import SE2 as SE2
+    from ebmstruct.graph import SE3 as SE3
+    from ebmstruct.graph import SO2 as SO2
+    from ebmstruct.graph import SO3 as SO3
     from ebmstruct.graph import Assignment as Assignment
     from ebmstruct.graph import BlockFactor as BlockFactor
+    from ebmstruct.graph import Cauchy as Cauchy
     from ebmstruct.graph import ChainFactor as ChainFactor
+    from ebmstruct.graph import Continuous as Continuous
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
+    from ebmstruct.graph import Huber as Huber
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
+    from ebmstruct.graph import RobustLoss as RobustLoss
     from ebmstruct.graph import TableFactor as TableFactor
+    from ebmstruct.graph import Tukey as Tukey
     from ebmstruct.graph import Variables as Variables
     from ebmstruct.graph import potts_table as potts_table
+    from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM

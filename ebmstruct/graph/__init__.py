@@ -2,11 +2,16 @@
 
 from ebmstruct.graph.assignment import Assignment
 from ebmstruct.graph.chains import ChainFactor
-from ebmstruct.graph.domains import Discrete, Domain, Real
+from ebmstruct.graph.continuous import Continuous, Real
+from ebmstruct.graph.domains import Discrete, Domain
 from ebmstruct.graph.factor_graph import FactorGraph, union
-from ebmstruct.graph.factors import BlockFactor, Factor, ResidualFactor
+from ebmstruct.graph.factors import BlockFactor, Factor
 from ebmstruct.graph.grids import GridFactor, potts_table
+from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
+from ebmstruct.graph.residuals import ResidualFactor
+from ebmstruct.graph.robust import Cauchy, GemanMcClure, Huber, RobustLoss, Tukey
 from ebmstruct.graph.tables import TableFactor
+from ebmstruct.graph.tabulation import tabulate
 from ebmstruct.graph.topology import Topology
 from ebmstruct.graph.variables import Variables
 
@@ -23,6 +28,17 @@ __all__ = [
     "ResidualFactor",
     "TableFactor",
     "Topology",
+    "Cauchy",
+    "Continuous",
+    "GemanMcClure",
+    "Huber",
+    "RobustLoss",
+    "SE2",
+    "SE3",
+    "SO2",
+    "SO3",
+    "Tukey",
+    "tabulate",
     "Variables",
     "potts_table",
     "union",

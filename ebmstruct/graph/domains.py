@@ -1,4 +1,4 @@
-"""What a variable may be: one of K states, or a real vector."""
+"""What a variable may be: one of K states, or a point of a smooth space."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.graph.continuous import Continuous
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +54,4 @@ class Discrete:
         return f"Discrete({self.num_states if self.uniform else f'up to {self.largest}'})"
 
 
-@dataclass(frozen=True)
-class Real:
-    """Vectors of ``dim`` real numbers, each between ``lower`` and ``upper`` where these are given."""
-
-    dim: int = 1
-    lower: float | None = None
-    upper: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise GraphError(f"Real: the dimension must be at least 1; found {self.dim}")
-        if self.lower is not None and self.upper is not None and not self.lower <= self.upper:
-            raise GraphError(f"Real: lower bound {self.lower} is above upper bound {self.upper}")
-
-
-Domain = Discrete | Real
+Domain = Discrete | Continuous

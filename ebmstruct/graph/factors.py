@@ -1,4 +1,4 @@
-"""Energy terms over blocks of variables: the base class, residuals, and functions of whole blocks."""
+"""Energy terms over blocks of variables: the base class, and functions of whole blocks."""
 
 from __future__ import annotations
 
@@ -133,42 +133,6 @@ class BlockFactor(Factor):
             raise GraphError(f"factor {self.label!r}: a union needs the same function in every part")
         inputs = tuple(torch.cat(parts) for parts in zip(self.inputs, *(o.inputs for o in others), strict=True))
         return dataclasses.replace(self, inputs=inputs)
-
-
-@dataclass(frozen=True, eq=False)
-class ResidualFactor(Factor):
-    """Half the squared norm of a residual: row j has energy 0.5 * |r(x_index[0, j], ..., parameters_j)|^2.
-
-    function(*sites, *parameters) -> (m, r): each of ``sites`` is (m, d), the values at one row of ``index``
-    (arity, m); each of ``parameters`` has m rows. This is the form that Gauss-Newton needs.
-    """
-
-    value_fields: ClassVar[tuple[str, ...]] = ("parameters",)
-
-    function: Callable[..., Tensor]
-    index: Tensor
-    parameters: tuple[Tensor, ...] = ()
-
-    def residuals(self, values: Sequence[Tensor]) -> Tensor:
-        """(m, r) residuals at the given values of the scope's blocks."""
-        return self.function(*(v[i] for v, i in zip(values, self.index, strict=True)), *self.parameters)
-
-    def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
-        return 0.5 * self.residuals(values).square().sum(-1)
-
-    def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
-        return variables[0].instance[self.index[0]]
-
-    def check(self, variables: Sequence[Variables]) -> None:
-        check_index(self, self.index, variables)
-
-    def scaled(self, weight: float | Tensor) -> ResidualFactor:
-        root, function = torch.as_tensor(weight).sqrt(), self.function
-        return dataclasses.replace(self, function=lambda *a: root * function(*a))
-
-    def repeat(self, times: int, variables: Sequence[Variables]) -> ResidualFactor:
-        parameters = tuple(p.repeat(times, *[1] * (p.dim() - 1)) for p in self.parameters)
-        return dataclasses.replace(self, index=repeat_index(self.index, times, variables), parameters=parameters)
 
 
 def check_index(factor: Factor, index: Tensor, variables: Sequence[Variables]) -> None:

@@ -6,8 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Result, Several, Witness
+from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
+from ebmstruct.inference.result import (
+    Claim,
+    EliminationOrder,
+    Reparametrization,
+    Result,
+    Several,
+    SumOfSquares,
+    Witness,
+)
 from ebmstruct.inference.structure import ChainFacts, ForestFacts, chain_facts, forest_facts
 from ebmstruct.inference.views.lines import chain_view, forest_view
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
@@ -35,6 +43,8 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
         return torch.stack([witness_bound(graph, w) for w in (None, *witness.parts)]).amax(0)
     if witness is None or isinstance(witness, Claim):
         return _none(graph)
+    if isinstance(witness, SumOfSquares):
+        return _least_of_squares(graph) if sums_squares(graph) else _none(graph)
     with torch.no_grad():
         if isinstance(witness, EliminationOrder) or witness.kind == "tables":
             if table_refusal(graph) is not None:
@@ -53,6 +63,38 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
 
 def _none(graph: FactorGraph) -> Tensor:
     return torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
+
+
+def sums_squares(graph: FactorGraph) -> bool:
+    """Whether every factor is a residual, whose energies are never negative."""
+    return bool(graph.factors) and all(isinstance(f, ResidualFactor) for f in graph.factors)
+
+
+def _least_of_squares(graph: FactorGraph) -> Tensor:
+    zeros = torch.zeros(graph.num_instances, dtype=torch.float64)
+    return zeros if graph.constant is None else zeros + graph.constant.detach().double()
+
+
+def violation(graph: FactorGraph, y: Assignment) -> Tensor | None:
+    """(B,) float64: by how much the worst constraint or bound of each instance is broken; None where there is none."""
+    out: Tensor | None = None
+    for name, block in graph.variables.items():
+        if isinstance(block.domain, Real) and block.domain.bounded:
+            outside = (y[name] - block.domain.project(y[name])).abs().amax(1)
+            out = _worst(graph, out, block.instance, outside)
+    for factor in graph.factors:
+        if isinstance(factor, ResidualFactor) and factor.constraint:
+            owner = factor.row_instance(graph.scope(factor))
+            assert owner is not None
+            out = _worst(graph, out, owner, factor.violations_of(factor.residuals([y[n] for n in factor.scope])))
+    return out
+
+
+def _worst(graph: FactorGraph, so_far: Tensor | None, owner: Tensor, rows: Tensor) -> Tensor:
+    if so_far is None:
+        so_far = torch.zeros(graph.num_instances, dtype=torch.float64)
+    rows = rows.detach().double()
+    return so_far.scatter_reduce(0, owner, torch.where(rows.isnan(), torch.inf, rows), "amax")
 
 
 def _chain_bound(graph: FactorGraph, facts: ChainFacts, witness: Reparametrization) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +13,14 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.broken import broken_instances, marked, mended
+from ebmstruct.inference.certificate import sums_squares, violation, witness_bound
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
 from ebmstruct.inference.portfolio import race
-from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
+from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status, SumOfSquares
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers import SOLVERS, VariableElimination
+
+logger = logging.getLogger("ebmstruct")
 
 TOLERANCE = 1e-6
 """OPTIMAL needs a gap of at most TOLERANCE * max(1, |energy|)."""
@@ -76,17 +80,18 @@ def marginals(
     *,
     temperature: float = 1.0,
     factors: Sequence[str] = (),
+    init: Assignment | None = None,
     budget: Budget | None = None,
     generator: Generator | None = None,
 ) -> Marginals:
-    """Compute the probability of each state of each site under exp(-E / temperature).
+    """Compute the probability of each state of each site under exp(-E / temperature); means where it is continuous.
 
-    factors: labels of factors whose joint beliefs are wanted too.
+    factors: labels of factors whose joint beliefs are wanted too.  init: where iterative solvers start.
     Errors: SolverRefusal where no solver takes the graph.
     """
     query = Query(Ask.MARGINALS, temperature=temperature, factors=tuple(factors))
     with torch.no_grad():
-        answer = _ask(graph, query, solver, None, budget, generator)
+        answer = _ask(graph, query, solver, init, budget, generator)
     assert isinstance(answer, Marginals)
     return answer
 
@@ -137,18 +142,22 @@ def sample(
     *,
     num_samples: int,
     temperature: float = 1.0,
+    init: Assignment | None = None,
     budget: Budget | None = None,
     generator: Generator | None = None,
 ) -> Samples:
     """Draw ``num_samples`` assignments of each instance from exp(-E / temperature).
 
+    init: where chains start; without it they start apart from each other.
     generator: the source of randomness; the same seed gives the same samples.
     Errors: SolverRefusal where no solver takes the graph.
     """
     query = Query(Ask.SAMPLE, temperature=temperature, num_samples=num_samples)
     with torch.no_grad():
-        answer = _ask(graph, query, solver, None, budget, generator)
+        answer = _ask(graph, query, solver, init, budget, generator)
     assert isinstance(answer, Samples)
+    for sentence in answer.warnings:
+        logger.warning("%s: %s", answer.solver, sentence)
     return answer
 
 
@@ -162,6 +171,13 @@ def certify(graph: FactorGraph, proposed: Result) -> Result:
     if graph.evidence is not None:
         proposed = replace(proposed, assignment=Assignment(graph.complete(proposed.assignment)))
     energy = graph.energy(proposed.assignment)
+    broken = violation(graph, proposed.assignment)
+    if broken is not None:
+        gone = torch.isposinf(energy) & (broken > 0) & (proposed.status <= int(Status.CONVERGED))
+        status = proposed.status.masked_fill(gone, int(Status.INFEASIBLE))
+        proposed = replace(proposed, violation=broken, status=status)
+    if proposed.witness is None and sums_squares(graph):
+        proposed = replace(proposed, witness=SumOfSquares(), lower_bound=witness_bound(graph, SumOfSquares()))
     if proposed.witness is None:
         proposed = replace(proposed, lower_bound=torch.full_like(energy, -torch.inf))
     if not proposed.alternatives and math.isfinite(float(energy.sum())):

@@ -17,12 +17,10 @@ from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.kernels.search.icm import polish
 from ebmstruct.inference.result import (
     Budget,
-    Claim,
-    EliminationOrder,
     Query,
-    Reparametrization,
     Result,
     Several,
+    SingleWitness,
     Status,
     Witness,
 )
@@ -265,7 +263,7 @@ def graph_values(graph: FactorGraph, found: Result) -> dict[str, Tensor]:
 def _summary(board: Board, entries: Sequence[Entry], seconds: float) -> Result:
     best = board.best
     assert best is not None
-    parts: list[Reparametrization | EliminationOrder | Claim] = []
+    parts: list[SingleWitness] = []
     bound = torch.full_like(best.lower_bound, -torch.inf)
     contributors = []
     strongest_first = sorted(board.witnesses, key=lambda n: float(board.bounds[n].nan_to_num(neginf=-1e300).sum()))[

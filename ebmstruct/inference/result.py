@@ -35,7 +35,8 @@ _MESSAGES = {
     Status.CONVERGED: "The method has nothing left to improve, but the answer is not proven least.",
     Status.MAX_STEPS: "The budget of steps was used up; this is the best answer found.",
     Status.DEADLINE: "The deadline came; this is the best answer found.",
-    Status.INFEASIBLE: "No assignment has finite energy: the hard constraints contradict each other.",
+    Status.INFEASIBLE: "No assignment of finite energy was found: the hard constraints contradict each other, or do so "
+    "around every point that was tried (it is proven where the lower bound is infinite).",
     Status.NONFINITE: "An energy was NaN or minus infinity, so no answer can be trusted.",
 }
 
@@ -139,14 +140,22 @@ class Claim:
     by: str
 
 
+@dataclass(frozen=True)
+class SumOfSquares:
+    """A witness that needs no record: every factor is a residual, so no energy lies below the graph's constant."""
+
+
+SingleWitness = Reparametrization | EliminationOrder | Claim | SumOfSquares
+
+
 @dataclass(frozen=True, eq=False)
 class Several:
     """Witnesses of several solvers: each instance's bound is the highest that one of them proves."""
 
-    parts: tuple[Reparametrization | EliminationOrder | Claim, ...]
+    parts: tuple[SingleWitness, ...]
 
 
-Witness = Reparametrization | EliminationOrder | Claim | Several
+Witness = SingleWitness | Several
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +166,10 @@ class Result:
     method gives none.  status: (B,) long, members of Status.
     alternatives: the k best assignments, best first, with their energies (k, B); a slot that does not exist has
     infinite energy.  witness: what proves the bound.  stats: what the solver counted.
+    violation: (B,) by how much the worst constraint or bound of an instance is broken, measured by the engine; None for
+    a graph that has none.
+    integration: how the blocks of ``sum_out`` were summed out ("exact", or the name of the approximation); ``energy`` is
+    then the free energy.
     """
 
     assignment: Assignment
@@ -168,6 +181,8 @@ class Result:
     alternatives: tuple[Assignment, ...] = ()
     alternative_energies: Tensor | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
+    violation: Tensor | None = None
+    integration: str = ""
 
     @property
     def gap(self) -> Tensor:
@@ -192,6 +207,7 @@ class Marginals:
     beliefs: block name to (n, K); rows sum to 1, except in infeasible instances, where they are 0.
     factor_beliefs: factor label to joint beliefs: (m, K, K) for pairs, (n, K, K) for a chain, where entry t is the
     edge from site t - 1 to site t.  log_partition: (B,); -inf where infeasible.
+    means, covariances: continuous block to (n, d) means and (n, t, t) covariances of each site, in steps from the mean.
     exact: whether these are the true marginals.
     """
 
@@ -202,6 +218,8 @@ class Marginals:
     solver: str = ""
     factor_beliefs: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
+    means: Mapping[str, Tensor] = field(default_factory=dict)
+    covariances: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def statuses(self) -> list[Status]:
@@ -213,7 +231,9 @@ class Marginals:
 class Samples:
     """S assignments drawn from exp(-E / temperature).
 
-    values: block name to (S, n) long.  energy: (S, B) float64.  exact: whether draws are independent and exact.
+    values: block name to (S, n) long, or (S, n, d) for a continuous block.  energy: (S, B).
+    exact: whether draws are independent and exact.  chains: C; draw s is of chain s % C.
+    warnings: what a reader should know before believing the draws, a sentence each.
     """
 
     values: Mapping[str, Tensor]
@@ -222,6 +242,14 @@ class Samples:
     status: Tensor
     solver: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
+    chains: int = 1
+    warnings: tuple[str, ...] = ()
+
+    def by_chain(self, block: str) -> Tensor:
+        """(D, C, n) or (D, C, n, d): the draws of a block, chain by chain; a last round that is not whole is left out."""
+        draws = self.values[block]
+        whole = draws.shape[0] // self.chains
+        return draws[: whole * self.chains].reshape(whole, self.chains, *draws.shape[1:])
 
     @property
     def statuses(self) -> list[Status]:

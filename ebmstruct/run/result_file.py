@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import DataError
-from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Several, Witness
+from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Several, SumOfSquares, Witness
 from ebmstruct.run.formats.packing import write_packed
 from ebmstruct.run.formats.source import read_source
 
@@ -113,6 +113,8 @@ def pack_witness(witness: Witness | None) -> dict[str, Any] | None:
         return {"type": "elimination_order", "sites": pack_tensor(witness.sites)}
     if isinstance(witness, Several):
         return {"type": "several", "parts": [pack_witness(part) for part in witness.parts]}
+    if isinstance(witness, SumOfSquares):
+        return {"type": "sum_of_squares"}
     return {"type": "claim", "by": witness.by}
 
 
@@ -131,11 +133,13 @@ def unpack_witness(record: Any, inside: bool = False) -> Witness | None:
         if sites.is_floating_point() or sites.dim() != 1 or sites.unique().numel() < sites.numel():
             raise DataError("the witness's order is no list of different sites")
         return EliminationOrder(sites)
+    if kind == "sum_of_squares":
+        return SumOfSquares()
     if kind == "claim" and isinstance(record.get("by"), str):
         return Claim(record["by"])
     if kind == "several" and isinstance(record.get("parts"), list) and not inside:
         parts = [unpack_witness(part, inside=True) for part in record["parts"]]
-        return Several(tuple(p for p in parts if isinstance(p, Reparametrization | EliminationOrder | Claim)))
+        return Several(tuple(p for p in parts if p is not None and not isinstance(p, Several)))
     raise DataError(f"the witness is of no known type: {str(kind)[:40]!r}")
 
 
