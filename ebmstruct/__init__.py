@@ -63,6 +63,7 @@ _HOMES = {
         "ICM",
         "IntegerProgram",
         "JunctionTree",
+        "LBFGS",
         "LinearProgram",
         "Marginals",
         "MeanField",
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM
+    from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
