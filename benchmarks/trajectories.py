@@ -77,7 +77,9 @@ def graph(data: Arrays, which: Tensor) -> es.FactorGraph:
     ends = torch.stack([site[:, [0, -1]].reshape(-1), site[:, [1, -2]].reshape(-1)])
     worlds = (data["w_circ"][owner], data["w_box"][owner])
     factors = [
-        es.ResidualFactor(("x",) * 3, "acceleration", acceleration, torch.stack([free - 1, free, free + 1]), linear=True),
+        es.ResidualFactor(
+            ("x",) * 3, "acceleration", acceleration, torch.stack([free - 1, free, free + 1]), linear=True
+        ),
         es.ResidualFactor(("x",) * 2, "rest", rest, ends, linear=True),
         es.ResidualFactor(("x",), "obstacles", nearness, free[None], worlds),
     ]

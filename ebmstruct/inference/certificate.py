@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
+from ebmstruct.inference.quadratic_bound import quadratic_bound
 from ebmstruct.inference.result import (
     Claim,
     EliminationOrder,
+    QuadraticMinimum,
     Reparametrization,
     Result,
     Several,
@@ -45,6 +47,8 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
         return _none(graph)
     if isinstance(witness, SumOfSquares):
         return _least_of_squares(graph) if sums_squares(graph) else _none(graph)
+    if isinstance(witness, QuadraticMinimum):
+        return quadratic_bound(graph)
     with torch.no_grad():
         if isinstance(witness, EliminationOrder) or witness.kind == "tables":
             if table_refusal(graph) is not None:

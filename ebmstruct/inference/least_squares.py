@@ -19,7 +19,7 @@ from torch import Tensor
 from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.certificate import sums_squares
 from ebmstruct.inference.kernels.banded.banded import loops
-from ebmstruct.inference.linearization import Evaluation, Rows, check_differentiable, prepare
+from ebmstruct.inference.linearization import Evaluation, check_differentiable, prepare
 from ebmstruct.inference.normal_equations import NOBODY, NONE, normal_equations, segments
 from ebmstruct.inference.result import QuadraticMinimum, Several, SumOfSquares, Witness
 from ebmstruct.inference.smooth_energy import Point, constraint_labels, smooth_refusal, starting_point
@@ -70,7 +70,8 @@ class LeastSquares:
     """One run over a batch: its point, its normal equations, and one ``advance`` after another.
 
     Everything is the run's own and is overwritten by ``advance``. energy, lower_bound: (B,) float64; the bound is
-    that of a quadratic where every row is affine and the last step was not damped, else that of a sum of squares.  done: (B,) bool.
+    that of a quadratic where every row is affine and the last step was not damped, else that of a sum of squares.
+    done: (B,) bool.
     """
 
     def __init__(self, graph: FactorGraph, init: Assignment | None, steps: Steps) -> None:
@@ -98,7 +99,9 @@ class LeastSquares:
         at = [rows.evaluate(self.point, record=not rows.constant) for rows in self.rows]
         if self.rows and not any(r.constant for r in self.rows):
             check_differentiable(self.rows, at)
-        self.fixed_jacobians = [r.jacobian(r.evaluate(self.point, record=True)) if r.constant else None for r in self.rows]
+        self.fixed_jacobians = [
+            r.jacobian(r.evaluate(self.point, record=True)) if r.constant else None for r in self.rows
+        ]
         self.residuals = [e.numbers for e in at]
         self.energy = self._energies(self.residuals)
         damping = 0.0 if self.quadratic else self.steps.damping
@@ -190,7 +193,9 @@ class LeastSquares:
             decrease = np.where(usable & np.isfinite(energy), self.energy - energy, -np.inf)
         taken = usable & (decrease > 0)
         exact = taken & (self.damping == 0)
-        self._settle(todo, usable, taken, foreseen, decrease, segments(np.maximum, np.abs(step), self.view.offsets, 0.0))
+        self._settle(
+            todo, usable, taken, foreseen, decrease, segments(np.maximum, np.abs(step), self.view.offsets, 0.0)
+        )
         if not taken.any():
             return
         self._take(taken, trial, residuals, energy)
@@ -258,7 +263,9 @@ class LeastSquares:
             less = np.zeros_like(self.damping)
             ended |= self.length < 1e-12
         else:
-            less = np.where(self.damping * shrink < LEAST_DAMPING, 0.0 if self.quadratic else LEAST_DAMPING, self.damping * shrink)
+            less = np.where(
+                self.damping * shrink < LEAST_DAMPING, 0.0 if self.quadratic else LEAST_DAMPING, self.damping * shrink
+            )
         self.damping = np.where(taken, less, np.where(lost, more, self.damping))
         self.growth = np.where(taken, 2.0, np.where(lost, 2.0 * self.growth, self.growth))
         self.done |= todo & (ended | (self.damping > MOST_DAMPING))
@@ -326,7 +333,11 @@ def _step_places(positions: Sequence[Array], size: int) -> list[slice | Tensor]:
 def _constant(graph: FactorGraph, moving: set[str], values: dict[str, Tensor]) -> Array:
     """(B,) the energy of everything that no unknown acts on."""
     others = [f for f in graph.factors if f.label not in moving]
-    if not others and graph.constant is None and not any(isinstance(v.domain, Discrete) for v in graph.variables.values()):
+    if (
+        not others
+        and graph.constant is None
+        and not any(isinstance(v.domain, Discrete) for v in graph.variables.values())
+    ):
         return np.zeros(graph.num_instances)
     rest = FactorGraph((), others, constant=graph.constant, evidence=graph.evidence, topology=graph.topology)
     with torch.no_grad():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,6 +146,7 @@ class Rows:
                     out[:, k, span] = numbers(g if differential is None else (g[:, None] @ differential)[:, 0])
 
     def _forward(self, at: Evaluation, out: Array) -> None:
+        _load_forward_rules()
         sites = tuple(s.detach() for s in at.sites)
         for slot, domain, span in self._spans():
             x = sites[slot]
@@ -155,6 +159,14 @@ class Rows:
                     trial = tuple(moving if s == slot else v for s, v in enumerate(sites))
                     found = forward_ad.unpack_dual(self.factor.function(*trial, *self.factor.parameters)).tangent
                 out[:, :, span.start + k] = 0.0 if found is None else numbers(found)
+
+
+@functools.cache
+def _load_forward_rules() -> None:
+    """torch loads its rules of forward differentiation at their first use, with a warning about its own scripts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -> list[Rows]:
@@ -174,7 +186,9 @@ def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -
 
 def check_differentiable(rows: Sequence[Rows], at: Sequence[Evaluation]) -> None:
     """Raise SolverRefusal where no residual depends on the unknowns in a way that torch can differentiate."""
-    if rows and not any(r.factor.jacobian is not None or e.residual.requires_grad for r, e in zip(rows, at, strict=True)):
+    if rows and not any(
+        r.factor.jacobian is not None or e.residual.requires_grad for r, e in zip(rows, at, strict=True)
+    ):
         labels = [r.factor.label for r in rows]
         raise SolverRefusal(
             f"the residuals of {labels} do not depend on the values in a way that torch can differentiate; write them in "

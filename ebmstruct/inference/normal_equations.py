@@ -167,10 +167,9 @@ class SparseEquations(NormalEquations):
         data[self.layout.diagonal[idle]] = 1.0
         right = np.where(idle, 0.0, right)
         x = self.layout.pattern.solve(data, right)
-        wrong = todo if x is None else todo & ~self._solves(data, x, right)
-        if wrong.any():
-            x, wrong = self._one_by_one(data, right, np.zeros(self.size) if x is None else x, wrong)
-        return x, wrong
+        found = np.zeros(self.size) if x is None else x
+        wrong = todo if x is None else todo & ~self._solves(data, found, right)
+        return self._one_by_one(data, right, found, wrong) if wrong.any() else (found, wrong)
 
     def solve_again(self, right: Array, todo: Array) -> Array:
         x, failed = self.solve(np.zeros(todo.size), right, todo)

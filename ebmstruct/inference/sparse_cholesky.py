@@ -1,4 +1,4 @@
-"""Factors of sparse symmetric matrices by QDLDL (Stellato and others 2020): L D L^T after an approximate minimum degree order.
+"""Factors of sparse symmetric matrices by QDLDL (Stellato and others 2020): L D L^T, after a minimum degree order.
 
 What depends on the pattern alone is done once; values are factorised again and again. This is qdldl's only door.
 """

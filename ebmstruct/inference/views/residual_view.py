@@ -130,7 +130,9 @@ def _build(
             rows[factor.label] = RowPlaces(slots, which, np.ascontiguousarray(columns), owner)
     band = BandLayout(offsets, widths)
     sparse, rows = _sparse(band, rows)
-    return ResidualView(tuple(names), domains, tuple(positions), offsets, rows, band, sparse, *_bounds(domains, positions, total))
+    return ResidualView(
+        tuple(names), domains, tuple(positions), offsets, rows, band, sparse, *_bounds(domains, positions, total)
+    )
 
 
 def _bounds(domains: Sequence[Continuous], positions: Sequence[Array], size: int) -> tuple[Array | None, Array | None]:
@@ -162,7 +164,9 @@ def _best_order(
     rows, columns = np.concatenate(pairs, 1)
     kept = (sizes[rows] > 0) & (sizes[columns] > 0)
     rows, columns = rows[kept], columns[kept]
-    near = coo_matrix((np.ones(2 * rows.size, np.int8), (np.r_[rows, columns], np.r_[columns, rows])), (sizes.size,) * 2)
+    near = coo_matrix(
+        (np.ones(2 * rows.size, np.int8), (np.r_[rows, columns], np.r_[columns, rows])), (sizes.size,) * 2
+    )
     order = reverse_cuthill_mckee(near.tocsr(), symmetric_mode=True)
     order = order[np.argsort(instance[order], kind="stable")]
     other = _placed(order, instance, sizes, joined, num_instances)
