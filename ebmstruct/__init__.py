@@ -58,12 +58,14 @@ _HOMES = {
         "CPSAT",
         "DualAscent",
         "Exhaustive",
+        "GaussNewton",
         "GibbsWithGradients",
         "GraphCut",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
         "LBFGS",
+        "LevenbergMarquardt",
         "LinearProgram",
         "Marginals",
         "MeanField",
@@ -154,10 +156,12 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField

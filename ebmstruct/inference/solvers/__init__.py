@@ -7,12 +7,14 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
+from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
@@ -44,6 +46,8 @@ SOLVERS: dict[str, type[Solver]] = {
         IntegerProgram,
         Toulbar2,
         CPSAT,
+        LevenbergMarquardt,
+        GaussNewton,
         Exhaustive,
         LBFGS,
     )
@@ -59,12 +63,14 @@ __all__ = [
     "CPSAT",
     "DualAscent",
     "Exhaustive",
+    "GaussNewton",
     "GibbsWithGradients",
     "GraphCut",
     "ICM",
     "IntegerProgram",
     "JunctionTree",
     "LBFGS",
+    "LevenbergMarquardt",
     "LinearProgram",
     "MeanField",
     "MiniBucket",
