@@ -23,6 +23,7 @@ from ebmstruct.inference.solvers import (
     ICM,
     SOLVERS,
     AlphaExpansion,
+    AnnealedImportanceSampling,
     Annealing,
     BeliefPropagation,
     BlockGibbs,
@@ -45,6 +46,7 @@ from ebmstruct.inference.views.table_view import TableView, table_refusal, table
 
 __all__ = [
     "AlphaExpansion",
+    "AnnealedImportanceSampling",
     "Annealing",
     "Ask",
     "BeliefPropagation",
