@@ -64,6 +64,7 @@ _HOMES = {
         "ICM",
         "IntegerProgram",
         "JunctionTree",
+        "LBFGS",
         "LinearProgram",
         "Marginals",
         "MeanField",
@@ -146,6 +147,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM
+    from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing

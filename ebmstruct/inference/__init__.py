@@ -21,6 +21,7 @@ from ebmstruct.inference.solver import Cost, IterativeMinimizer, Progress, Solve
 from ebmstruct.inference.solvers import (
     CPSAT,
     ICM,
+    LBFGS,
     SOLVERS,
     AlphaExpansion,
     AnnealedImportanceSampling,
@@ -66,6 +67,7 @@ __all__ = [
     "IntegerProgram",
     "IterativeMinimizer",
     "JunctionTree",
+    "LBFGS",
     "LinearProgram",
     "Marginals",
     "MeanField",

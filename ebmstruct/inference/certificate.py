@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
+from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.result import (
     Claim,
     EliminationOrder,
@@ -46,6 +47,8 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
     if isinstance(witness, SumOfSquares):
         return _least_of_squares(graph) if sums_squares(graph) else _none(graph)
     with torch.no_grad():
+        tables = tables_left(graph)
+        graph = graph if tables is None else tables
         if isinstance(witness, EliminationOrder) or witness.kind == "tables":
             if table_refusal(graph) is not None:
                 return _none(graph)

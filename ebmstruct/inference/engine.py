@@ -15,6 +15,7 @@ from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.broken import broken_instances, marked, mended
 from ebmstruct.inference.certificate import sums_squares, violation, witness_bound
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
+from ebmstruct.inference.clamping import tables_left, with_clamped
 from ebmstruct.inference.portfolio import race
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status, SumOfSquares
 from ebmstruct.inference.solver import Solver
@@ -103,6 +104,8 @@ def log_partition(graph: FactorGraph, solver: Solver | None = None, *, temperatu
     """
     query = Query(Ask.LOG_PARTITION, temperature=temperature)
     _check(query)
+    tables = tables_left(graph)
+    graph = graph if tables is None else tables
     one = _one(graph, query, solver)
     if one is None:
         choice = _chosen(graph, query, None)
@@ -250,6 +253,9 @@ def _ask(
     generator: Generator | None,
 ) -> Answer:
     _check(query)
+    tables = tables_left(graph)
+    if tables is not None:
+        return with_clamped(graph, _ask(tables, query, solver, init, budget, generator))
     one = _one(graph, query, solver)
     if not isinstance(one, VariableElimination):  # whose kernels live with such entries by themselves
         broken = broken_instances(graph)

@@ -13,6 +13,7 @@ from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
@@ -46,6 +47,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Toulbar2,
         CPSAT,
         Exhaustive,
+        LBFGS,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -65,6 +67,7 @@ __all__ = [
     "ICM",
     "IntegerProgram",
     "JunctionTree",
+    "LBFGS",
     "LinearProgram",
     "MeanField",
     "MiniBucket",
