@@ -37,7 +37,7 @@ def log_mean(log_weights: Tensor) -> LogMean:
     from scipy.special import stdtrit
 
     count = log_weights.shape[0]
-    log_weights = torch.where(log_weights.isnan(), -torch.inf, log_weights.double())
+    log_weights = torch.where(log_weights.isnan() | torch.isposinf(log_weights), -torch.inf, log_weights.double())
     top = log_weights.amax(0)
     top = torch.where(top.isfinite(), top, 0.0)
     weights = (log_weights - top).exp()
@@ -62,7 +62,7 @@ def log_mean(log_weights: Tensor) -> LogMean:
 
 def normalised(log_weights: Tensor) -> Tensor:
     """(P, B): weights that sum to 1 in each instance; equal ones where all are 0."""
-    log_weights = torch.where(log_weights.isnan(), -torch.inf, log_weights.double())
+    log_weights = torch.where(log_weights.isnan() | torch.isposinf(log_weights), -torch.inf, log_weights.double())
     dead = torch.isneginf(log_weights).all(0)
     return torch.softmax(torch.where(dead, 0.0, log_weights), 0)
 
