@@ -51,6 +51,7 @@ _HOMES = {
     ),
     "ebmstruct.inference": (
         "AlphaExpansion",
+        "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
         "BlockGibbs",
@@ -150,6 +151,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs

@@ -25,6 +25,7 @@ from ebmstruct.inference.solvers import (
     LBFGS,
     SOLVERS,
     AlphaExpansion,
+    AnnealedImportanceSampling,
     Annealing,
     BeliefPropagation,
     BlockGibbs,
@@ -49,6 +50,7 @@ from ebmstruct.inference.views.table_view import TableView, table_refusal, table
 
 __all__ = [
     "AlphaExpansion",
+    "AnnealedImportanceSampling",
     "Annealing",
     "Ask",
     "BeliefPropagation",

@@ -1,6 +1,7 @@
 """How questions are answered: one file a method, none of which knows another."""
 
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
@@ -39,6 +40,7 @@ SOLVERS: dict[str, type[Solver]] = {
         ParallelTempering,
         BlockGibbs,
         GibbsWithGradients,
+        AnnealedImportanceSampling,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -57,6 +59,7 @@ SOLVERS: dict[str, type[Solver]] = {
 __all__ = [
     "SOLVERS",
     "AlphaExpansion",
+    "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
