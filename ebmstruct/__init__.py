@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "Adam",
         "AlphaExpansion",
         "Annealing",
         "BeliefPropagation",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation

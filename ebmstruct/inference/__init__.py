@@ -23,6 +23,7 @@ from ebmstruct.inference.solvers import (
     ICM,
     LBFGS,
     SOLVERS,
+    Adam,
     AlphaExpansion,
     Annealing,
     BeliefPropagation,
@@ -45,6 +46,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "Adam",
     "AlphaExpansion",
     "Annealing",
     "Ask",

@@ -1,6 +1,7 @@
 """How questions are answered: one file a method, none of which knows another."""
 
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
@@ -46,12 +47,14 @@ SOLVERS: dict[str, type[Solver]] = {
         CPSAT,
         Exhaustive,
         LBFGS,
+        Adam,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
     "SOLVERS",
+    "Adam",
     "AlphaExpansion",
     "Annealing",
     "BeliefPropagation",
