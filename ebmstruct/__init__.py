@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "Adam",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
         "Annealing",
@@ -150,6 +151,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing

@@ -24,6 +24,7 @@ from ebmstruct.inference.solvers import (
     ICM,
     LBFGS,
     SOLVERS,
+    Adam,
     AlphaExpansion,
     AnnealedImportanceSampling,
     Annealing,
@@ -49,6 +50,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "Adam",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",

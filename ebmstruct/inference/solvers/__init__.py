@@ -1,6 +1,7 @@
 """How questions are answered: one file a method, none of which knows another."""
 
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
@@ -52,12 +53,14 @@ SOLVERS: dict[str, type[Solver]] = {
         GaussNewton,
         Exhaustive,
         LBFGS,
+        Adam,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
     "SOLVERS",
+    "Adam",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",
