@@ -61,6 +61,7 @@ _HOMES = {
         "DualAscent",
         "Exhaustive",
         "GaussNewton",
+        "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
         "ICM",
@@ -160,6 +161,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut

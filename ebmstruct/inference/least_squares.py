@@ -19,7 +19,7 @@ from torch import Tensor
 from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.certificate import sums_squares
 from ebmstruct.inference.kernels.banded.banded import loops
-from ebmstruct.inference.linearization import Evaluation, check_differentiable, prepare
+from ebmstruct.inference.linearization import Evaluation, ResidualRows, check_differentiable, prepare
 from ebmstruct.inference.normal_equations import NOBODY, NONE, normal_equations, segments
 from ebmstruct.inference.result import QuadraticMinimum, Several, SumOfSquares, Witness
 from ebmstruct.inference.smooth_energy import Point, constraint_labels, smooth_refusal, starting_point
@@ -300,6 +300,19 @@ class LeastSquares:
         self.fixed_jacobians = [
             None if j is None else np.ascontiguousarray(j[k]) for j, k in zip(self.fixed_jacobians, kept, strict=True)
         ]
+
+    def all_rows(self) -> list[ResidualRows]:
+        """The rows of every factor that acts on an unknown, those put aside included."""
+        return prepare(self.graph, self.view, self.values)
+
+    def linearise_here(self) -> None:
+        """Normal equations of every instance of finite energy, at the present point."""
+        self.rows = self.all_rows()
+        at = [rows.evaluate(self.point, record=True) for rows in self.rows]
+        self.fixed_jacobians = [None] * len(self.rows)
+        self.residuals = [e.numbers for e in at]
+        self.system.base = None
+        self._linearise(at, np.isfinite(self.energy))
 
     def progress(self) -> Progress:
         """Where the run stands."""

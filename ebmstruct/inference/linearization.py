@@ -40,7 +40,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ResidualRows:
     """The rows of one residual factor, ready to be evaluated again and again.
 
     index: for each moving place (m,) long sites.  fixed: the values in the places that do not move.
@@ -57,7 +57,7 @@ class Rows:
         """Whether the derivatives are the same everywhere: affine, over vector spaces, by its author's word."""
         return self.factor.linear and all(isinstance(d, Real) for d in self.domains)
 
-    def take(self, rows: Array) -> Rows:
+    def take(self, rows: Array) -> ResidualRows:
         """Some of the rows only."""
         at = torch.from_numpy(rows).to(self.factor.index.device)
         fixed = {slot: value[at] for slot, value in self.fixed.items()}
@@ -169,7 +169,7 @@ def _load_forward_rules() -> None:
         importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
-def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -> list[Rows]:
+def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -> list[ResidualRows]:
     """The rows of every factor that acts on an unknown; ``values``: of every block that does not move."""
     out = []
     for factor in graph.factors:
@@ -180,11 +180,11 @@ def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -
         fixed = {s: values[n][factor.index[s]] for s, n in enumerate(factor.scope) if s not in places.slots}
         parameters = tuple(p.detach() for p in factor.parameters)
         plain = dataclasses.replace(factor, parameters=parameters)
-        out.append(Rows(plain, places, tuple(view.domains[b] for b in places.blocks), index, fixed))
+        out.append(ResidualRows(plain, places, tuple(view.domains[b] for b in places.blocks), index, fixed))
     return out
 
 
-def check_differentiable(rows: Sequence[Rows], at: Sequence[Evaluation]) -> None:
+def check_differentiable(rows: Sequence[ResidualRows], at: Sequence[Evaluation]) -> None:
     """Raise SolverRefusal where no residual depends on the unknowns in a way that torch can differentiate."""
     if rows and not any(
         r.factor.jacobian is not None or e.residual.requires_grad for r, e in zip(rows, at, strict=True)

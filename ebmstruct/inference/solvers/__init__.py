@@ -10,6 +10,7 @@ from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
+from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
@@ -49,6 +50,7 @@ SOLVERS: dict[str, type[Solver]] = {
         IntegerProgram,
         Toulbar2,
         CPSAT,
+        Gaussian,
         LevenbergMarquardt,
         GaussNewton,
         Exhaustive,
@@ -70,6 +72,7 @@ __all__ = [
     "DualAscent",
     "Exhaustive",
     "GaussNewton",
+    "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
     "ICM",
