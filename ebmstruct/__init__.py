@@ -75,6 +75,7 @@ _HOMES = {
         "MiniBucket",
         "ParallelTempering",
         "Query",
+        "ReplicaExchange",
         "Result",
         "RoofDuality",
         "Samples",
@@ -174,6 +175,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
+    from ebmstruct.inference import ReplicaExchange as ReplicaExchange
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality
     from ebmstruct.inference import Samples as Samples

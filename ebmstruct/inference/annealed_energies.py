@@ -14,14 +14,15 @@ from ebmstruct.inference.annealed_path import AnnealedPath
 from ebmstruct.inference.base_density import BaseDensity
 from ebmstruct.inference.result import Budget
 from ebmstruct.inference.smooth_energy import SmoothEnergy, clamped, constraint_labels, starting_point
-from ebmstruct.inference.tempered_moves import FlipSites, Standing, flip, standing_at, trajectory, with_states
+from ebmstruct.inference.tempered_moves import FlipSites
+from ebmstruct.inference.walkers import Walkers
 
 TARGET = 0.8
 """Acceptance that steps are tuned to."""
 WIDENED = 1.5
 """The normal base is so much wider than what a short run meets: its tails must cover the target's."""
-SCOUTS, SCOUT_MOVES = 16, 120
-"""Copies and trajectories of that run."""
+SCOUTS, SCOUT_MOVES = 16, 40
+"""Copies, and moves of three trajectories each, of that run."""
 
 
 def energy_refusal(graph: FactorGraph) -> str | None:
@@ -98,61 +99,65 @@ class Setting:
 class EnergyPath(AnnealedPath):
     """P particles as copies of a graph: trajectories of real variables, single flips of discrete ones.
 
-    values: block to its values in all copies, copy after copy.  standing: of the real blocks; its energies are kept also
-    where there are none.  bad: (B,) bool, the instances in which a first energy was NaN or minus infinity.
+    base: of the real blocks of all copies, or None.  acceptance: (B,) of each move.
     """
 
     setting: Setting
-    copies: FactorGraph
     particles: int
-    smooth: SmoothEnergy
-    sites: FlipSites
+    walkers: Walkers
     base: BaseDensity | None
-    scales: tuple[Tensor, ...]
-    values: dict[str, Tensor]
-    standing: Standing
-    bad: Tensor
     acceptance: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def begin(cls, setting: Setting, particles: int) -> EnergyPath:
-        """Particles drawn from the base density."""
+        """Particles drawn from the base density, and uniformly from the states."""
         copies = setting.graph.repeat(particles)
         values = {k: v.repeat(particles, *[1] * (v.dim() - 1)) for k, v in setting.init.items()}
-        sites = FlipSites.of(copies)
-        values = {**values, **sites.uniform(setting.generator)}
-        smooth = SmoothEnergy.of(copies, values)
+        values = copies.complete({**values, **FlipSites.of(copies).uniform(setting.generator)})
         base = None if setting.base is None else setting.base.repeat(particles)
-        point: tuple[Tensor, ...] = ()
         if base is not None:
+            smooth = SmoothEnergy.of(copies, values)
             point = base.draw(smooth, [values[n] for n in smooth.names], setting.generator)
-        bad = torch.zeros(setting.graph.num_instances, dtype=torch.bool)
-        scales = tuple(s.repeat(particles, 1) for s in setting.scales)
-        path = cls(
-            setting, copies, particles, smooth, sites, base, scales, values, Standing(point, torch.zeros(0), ()), bad
-        )
-        path._stand(point)
-        raw = smooth(point).detach() if base is not None else copies.energy(values).detach()
-        path.bad = (raw.isnan() | torch.isneginf(raw)).reshape(particles, -1).any(0)
-        return path
+            values = {**values, **dict(zip(smooth.names, point, strict=True))}
+        walkers = Walkers.begin(setting.graph, particles, values, setting.scales)
+        return cls(setting, particles, walkers, base)
+
+    @property
+    def bad(self) -> Tensor:
+        """(B,) bool: the instances in which a first energy was NaN or minus infinity."""
+        return self.walkers.bad.reshape(self.particles, -1).any(0)
 
     @property
     def potential(self) -> Tensor:
-        log_end = -self.standing.energy / self.setting.temperature
+        log_end = -self.walkers.standing.energy / self.setting.temperature
         if self.base is not None:
-            log_end = log_end - self.base.log_density(self.smooth, self.standing.point)
+            log_end = log_end - self.base.log_density(self.walkers.smooth, self.walkers.standing.point)
         return log_end.reshape(self.particles, -1)
 
     @property
     def log_start(self) -> Tensor:
         """The log of the number of assignments of discrete sites; the base of real ones is normalised."""
-        return self.sites.log_states.reshape(self.particles, -1)[0]
+        return self.walkers.sites.log_states.reshape(self.particles, -1)[0]
 
     def move(self, beta: Tensor, budget: Budget, *, tune: bool = False) -> None:
-        for _ in range(3 if tune else self.setting.sweeps):
-            self._flips(beta, budget)
-            if self.base is not None:
-                self._walk(beta, tune)
+        setting = self.setting
+        inverse = (beta / setting.temperature).repeat(self.particles)
+        for _ in range(3 if tune else setting.sweeps):
+            self.walkers.flips(inverse, budget, setting.generator)
+            if self.base is None:
+                continue
+            jitter = 0.7 + 0.3 * torch.rand(beta.shape, dtype=torch.float64, generator=setting.generator)
+            size, weight = setting.steps.at(beta), (1.0 - beta).repeat(self.particles)
+            step = (size * jitter).repeat(self.particles)
+            accepted = (
+                self.walkers.walk(inverse, step, setting.leapfrog_steps, setting.generator, self.base, weight)
+                .reshape(self.particles, -1)
+                .mean(0)
+            )
+            self.acceptance.append(accepted)
+            if tune:
+                setting.steps.betas.append(beta)
+                setting.steps.logs.append(size.log() + (accepted - TARGET))
 
     def finish(self, log_weights: Tensor) -> Tensor:
         return log_weights
@@ -161,7 +166,8 @@ class EnergyPath(AnnealedPath):
         graph = self.setting.graph
         beliefs, means, covariances = {}, {}, {}
         for name, block in graph.variables.items():
-            value = self.values[name].reshape(self.particles, block.num_sites, *self.values[name].shape[1:])
+            value = self.walkers.values[name]
+            value = value.reshape(self.particles, block.num_sites, *value.shape[1:])
             own = weights[:, block.instance]
             if isinstance(block.domain, Discrete):
                 width = torch.arange(max(1, block.discrete.largest))
@@ -173,54 +179,6 @@ class EnergyPath(AnnealedPath):
                 covariances[name] = torch.einsum("pn,pni,pnj->nij", own, apart, apart)
         return {"beliefs": beliefs, "means": means, "covariances": covariances}
 
-    def _stand(self, point: tuple[Tensor, ...]) -> None:
-        """Energies, and gradients where there are real blocks, at the present values."""
-        if self.base is None:
-            energy = self.copies.energy(self.values).detach().double()
-            self.standing = Standing((), torch.where(energy.isnan(), torch.inf, energy), ())
-        else:
-            self.smooth = with_states(self.smooth, self.values)
-            self.values = {**self.values, **dict(zip(self.smooth.names, point, strict=True))}
-            self.standing = standing_at(self.smooth, point)
-
-    def _flips(self, beta: Tensor, budget: Budget) -> None:
-        if not self.sites.longest:
-            return
-        inverse = (beta / self.setting.temperature).repeat(self.particles)
-        energy = self.standing.energy
-        for i in range(self.sites.longest):
-            if i and budget.expired:
-                break
-            self.values, energy = flip(
-                self.copies, self.sites, self.values, energy, inverse=inverse, generator=self.setting.generator
-            )
-        if self.base is None:
-            self.standing = replace(self.standing, energy=energy)
-        else:
-            self._stand(self.standing.point)
-
-    def _walk(self, beta: Tensor, tune: bool) -> None:
-        setting = self.setting
-        jitter = 0.7 + 0.3 * torch.rand(beta.shape, dtype=torch.float64, generator=setting.generator)
-        size = setting.steps.at(beta)
-        self.standing, accepted = trajectory(
-            self.smooth,
-            self.standing,
-            inverse=(beta / setting.temperature).repeat(self.particles),
-            step=(size * jitter).repeat(self.particles),
-            scales=self.scales,
-            leapfrog_steps=setting.leapfrog_steps,
-            generator=setting.generator,
-            base=self.base,
-            base_weight=(1.0 - beta).repeat(self.particles),
-        )
-        self.values = {**self.values, **dict(zip(self.smooth.names, self.standing.point, strict=True))}
-        share = accepted.reshape(self.particles, -1).mean(0)
-        self.acceptance.append(share)
-        if tune:
-            setting.steps.betas.append(beta)
-            setting.steps.logs.append(size.log() + (share - TARGET))
-
 
 def _scouted(setting: Setting, smooth: SmoothEnergy, budget: Budget) -> Setting:
     """The setting with a base density about what a few copies meet that walk at the end of the path."""
@@ -231,11 +189,10 @@ def _scouted(setting: Setting, smooth: SmoothEnergy, budget: Budget) -> Setting:
     for i in range(SCOUT_MOVES):
         if budget.expired:
             break
-        path._flips(end, budget)
-        path._walk(end, tune=True)
+        path.move(end, budget, tune=True)
         if i < SCOUT_MOVES // 3:
             continue
-        for j, x in enumerate(path.standing.point):
+        for j, x in enumerate(path.walkers.standing.point):
             rows = x.reshape(SCOUTS, *setting.scales[j].shape)
             count, first, second = sums[j]
             fine = rows.isfinite()

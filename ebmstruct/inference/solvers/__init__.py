@@ -22,6 +22,7 @@ from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearPro
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
+from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
@@ -42,6 +43,7 @@ SOLVERS: dict[str, type[Solver]] = {
         ParallelTempering,
         BlockGibbs,
         GibbsWithGradients,
+        ReplicaExchange,
         AnnealedImportanceSampling,
         BeliefPropagation,
         MeanField,
@@ -84,6 +86,7 @@ __all__ = [
     "MeanField",
     "MiniBucket",
     "ParallelTempering",
+    "ReplicaExchange",
     "RoofDuality",
     "SubgraphSearch",
     "Toulbar2",
