@@ -37,6 +37,7 @@ from ebmstruct.inference.solvers import (
     LinearProgram,
     MeanField,
     MiniBucket,
+    MirrorDescent,
     ParallelTempering,
     RoofDuality,
     SubgraphSearch,
@@ -46,6 +47,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "MirrorDescent",
     "Adam",
     "AlphaExpansion",
     "Annealing",
