@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "MirrorDescent",
         "Adam",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
@@ -173,6 +174,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
+    from ebmstruct.inference import MirrorDescent as MirrorDescent
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

@@ -35,8 +35,7 @@ def _contracted(tables: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 
 def _last(tables: Tensor, weight: Tensor) -> Tensor:
-    return (
-        (tables @ weight.reshape(weight.shape[0], *[1] * (tables.dim() - 3), -1, 1))[..., 0]
-        if tables.dim() > 2
-        else (tables * weight).sum(1)
-    )
+    """(m, K_1, ..., K_i-1): the sum over the last place."""
+    if tables.dim() == 2:
+        return (tables * weight).sum(1)
+    return (tables @ weight.reshape(weight.shape[0], *[1] * (tables.dim() - 3), weight.shape[1], 1))[..., 0]

@@ -223,4 +223,4 @@ def indicators(states: Tensor, variables: Variables, dtype: torch.dtype) -> Tens
     """(n, K): weight 1 on each site's state, where a discrete block's states (n,) are given; anything else as it is."""
     if not isinstance(variables.domain, Discrete) or states.dim() != 1:
         return states
-    return torch.nn.functional.one_hot(states, variables.discrete.largest).to(dtype)
+    return (states[:, None] == torch.arange(variables.discrete.largest, device=states.device)).to(dtype)

@@ -124,7 +124,7 @@ class TableFactor(Factor):
         return expected(self._dense(variables), weights)
 
     def _dense(self, variables: Sequence[Variables]) -> Tensor:
-        """(m, K_1, ..., K_arity), or (K_1, ..., K_arity) where one is shared; cells of states that are not there repeat others."""
+        """(m, K_1, ..., K_arity), or (K_1, ..., K_arity) where one is shared; states that are not there repeat others."""
         if self.starts is None:
             return self.tables
         rows = self.num_rows(variables)
@@ -136,7 +136,7 @@ class TableFactor(Factor):
                 states = torch.minimum(states, size[:, None] - 1)
             steps = states.expand(rows, -1) * (stride[:, None] if isinstance(stride, Tensor) else stride)
             shape = [rows, *[1] * self.arity]
-            shape[slot + 1] = -1
+            shape[slot + 1] = states.shape[-1]
             code = code + steps.reshape(shape)
             stride = stride * size
         return self.tables[code]

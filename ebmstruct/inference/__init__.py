@@ -42,6 +42,7 @@ from ebmstruct.inference.solvers import (
     LinearProgram,
     MeanField,
     MiniBucket,
+    MirrorDescent,
     ParallelTempering,
     ReplicaExchange,
     RoofDuality,
@@ -52,6 +53,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "MirrorDescent",
     "Adam",
     "AlphaExpansion",
     "AnnealedImportanceSampling",

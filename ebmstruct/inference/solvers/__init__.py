@@ -21,6 +21,7 @@ from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
+from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
@@ -58,11 +59,13 @@ SOLVERS: dict[str, type[Solver]] = {
         Exhaustive,
         LBFGS,
         Adam,
+        MirrorDescent,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "MirrorDescent",
     "SOLVERS",
     "Adam",
     "AlphaExpansion",
