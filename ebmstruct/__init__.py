@@ -65,6 +65,7 @@ _HOMES = {
         "JunctionTree",
         "LBFGS",
         "LinearProgram",
+        "MarginalElimination",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -159,6 +160,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
     from ebmstruct.inference import LinearProgram as LinearProgram
+    from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket

@@ -14,6 +14,7 @@ from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
@@ -46,6 +47,7 @@ SOLVERS: dict[str, type[Solver]] = {
         CPSAT,
         Exhaustive,
         LBFGS,
+        MarginalElimination,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -66,6 +68,7 @@ __all__ = [
     "JunctionTree",
     "LBFGS",
     "LinearProgram",
+    "MarginalElimination",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",
