@@ -71,6 +71,7 @@ _HOMES = {
         "LBFGS",
         "LevenbergMarquardt",
         "LinearProgram",
+        "MarginalElimination",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -171,6 +172,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import JunctionTree as JunctionTree
     from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
+    from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket

@@ -19,6 +19,7 @@ from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
@@ -60,6 +61,7 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         Adam,
         MirrorDescent,
+        MarginalElimination,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -86,6 +88,7 @@ __all__ = [
     "LBFGS",
     "LevenbergMarquardt",
     "LinearProgram",
+    "MarginalElimination",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",
