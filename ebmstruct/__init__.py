@@ -60,10 +60,13 @@ _HOMES = {
         "Exhaustive",
         "GibbsWithGradients",
         "GraphCut",
+        "HMC",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
+        "Langevin",
         "LinearProgram",
+        "MALA",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -144,7 +147,9 @@ if TYPE_CHECKING:
     from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import HMC as HMC
     from ebmstruct.inference import ICM as ICM
+    from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
@@ -156,6 +161,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import Langevin as Langevin
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField

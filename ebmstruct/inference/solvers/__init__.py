@@ -10,9 +10,12 @@ from ebmstruct.inference.solvers.exhaustive import Exhaustive
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
+from ebmstruct.inference.solvers.hmc import HMC
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.langevin import Langevin
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.mala import MALA
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
@@ -36,6 +39,9 @@ SOLVERS: dict[str, type[Solver]] = {
         ParallelTempering,
         BlockGibbs,
         GibbsWithGradients,
+        Langevin,
+        MALA,
+        HMC,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -59,10 +65,13 @@ __all__ = [
     "Exhaustive",
     "GibbsWithGradients",
     "GraphCut",
+    "HMC",
     "ICM",
     "IntegerProgram",
     "JunctionTree",
+    "Langevin",
     "LinearProgram",
+    "MALA",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",
