@@ -65,6 +65,7 @@ _HOMES = {
         "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
+        "HMC",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
@@ -72,6 +73,9 @@ _HOMES = {
         "LevenbergMarquardt",
         "LinearProgram",
         "MarginalElimination",
+        "Langevin",
+        "LinearProgram",
+        "MALA",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -153,8 +157,10 @@ if TYPE_CHECKING:
     from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import HMC as HMC
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
@@ -170,6 +176,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import Langevin as Langevin
     from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import MarginalElimination as MarginalElimination

@@ -14,11 +14,14 @@ from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
+from ebmstruct.inference.solvers.hmc import HMC
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.langevin import Langevin
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.mala import MALA
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
@@ -47,6 +50,9 @@ SOLVERS: dict[str, type[Solver]] = {
         GibbsWithGradients,
         ReplicaExchange,
         AnnealedImportanceSampling,
+        Langevin,
+        MALA,
+        HMC,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -82,6 +88,7 @@ __all__ = [
     "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
+    "HMC",
     "ICM",
     "IntegerProgram",
     "JunctionTree",
@@ -89,6 +96,8 @@ __all__ = [
     "LevenbergMarquardt",
     "LinearProgram",
     "MarginalElimination",
+    "Langevin",
+    "MALA",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",
