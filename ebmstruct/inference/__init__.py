@@ -26,6 +26,7 @@ from ebmstruct.inference.solvers import (
     Adam,
     AlphaExpansion,
     Annealing,
+    AugmentedLagrangian,
     BeliefPropagation,
     BlockGibbs,
     DualAscent,
@@ -47,6 +48,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "AugmentedLagrangian",
     "MirrorDescent",
     "Adam",
     "AlphaExpansion",
