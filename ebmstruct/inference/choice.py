@@ -8,6 +8,7 @@ from functools import cached_property
 
 from ebmstruct.graph import FactorGraph
 from ebmstruct.inference import solvers as s
+from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.portfolio import Entry
 from ebmstruct.inference.result import Ask, Budget, Query
 from ebmstruct.inference.solver import Cost, Solver
@@ -92,7 +93,7 @@ class _Choosing:
     """One choice in the making: who was asked, and what each said."""
 
     def __init__(self, graph: FactorGraph, query: Query, budget: Budget) -> None:
-        self.graph, self.query, self.budget = graph, query, budget
+        self.graph, self.query, self.budget = tables_left(graph) or graph, query, budget
         self.refusals: dict[str, str] = {}
         self.costs: dict[str, Cost] = {}
 

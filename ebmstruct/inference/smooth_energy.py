@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,8 @@ def precision(graph: FactorGraph) -> torch.dtype:
     found: torch.dtype | None = None
     hidden = False
     for factor in graph.factors:
-        for value in factor.values():
+        held: tuple[Any, ...] = factor.values()
+        for value in held:
             for tensor in value if isinstance(value, tuple) else (value,):
                 if tensor is not None and tensor.is_floating_point():
                     found = tensor.dtype if found is None else torch.promote_types(found, tensor.dtype)
