@@ -31,6 +31,8 @@ ENOUGH = 0.1
 LARGEST_PENALTY = 1e12
 INFEASIBLE = 1e200
 """Assignments that break a constraint are ranked by this times their violation, behind all that do not."""
+FIRST_TOLERANCE = 1e-3
+"""Of the first inner problem; later ones are solved a hundred times more precisely each."""
 LOOK = 10
 """The best assignment so far is looked for at every so many steps of the inner solver."""
 
@@ -109,8 +111,7 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         penalty = (10 * scale).nan_to_num(nan=1.0, posinf=1.0).clamp(1e-3, 1e6)
         made = reweighted(made, list(multipliers), multipliers, penalty)
         solver = inner_minimizer(made) if self.inner is None else self.inner
-        tolerance = _last_tolerance(values) if _setting(solver) is None else 1e-3
-        solver = _at_tolerance(solver, tolerance)
+        solver = _at_tolerance(solver, FIRST_TOLERANCE)
         none = torch.zeros_like(one).bool()
         return AugmentedState(
             made,
@@ -125,7 +126,7 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
             none,
             none,
             none,
-            tolerance,
+            FIRST_TOLERANCE,
             _ranked(graph, values, found.violation, none),
             default_generator(generator),
         )
@@ -226,17 +227,15 @@ def _last_tolerance(values: dict[str, Tensor]) -> float:
     return 1e-5 if single else 1e-8
 
 
-def _setting(solver: IterativeMinimizer[Any]) -> str | None:
-    """The field by which a solver is told how precisely to solve; None where it has none."""
-    return "tolerance" if hasattr(solver, "tolerance") and dataclasses.is_dataclass(solver) else None
-
-
 def _at_tolerance(solver: IterativeMinimizer[Any], tolerance: float) -> IterativeMinimizer[Any]:
-    field = _setting(solver)
-    if field is None:
+    """The solver told how precisely to solve: the largest gradient, or the relative decrease that goes with it."""
+    if not dataclasses.is_dataclass(solver):
         return solver
-    changed: IterativeMinimizer[Any] = dataclasses.replace(solver, **{field: tolerance})  # type: ignore[type-var]
-    return changed
+    if hasattr(solver, "tolerance"):
+        return dataclasses.replace(solver, tolerance=tolerance)
+    if hasattr(solver, "relative_decrease"):
+        return dataclasses.replace(solver, relative_decrease=10 * tolerance**2)
+    return solver
 
 
 def _ranked(graph: FactorGraph, values: dict[str, Tensor], violation: Tensor, done: Tensor) -> Progress:
