@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
         "AlphaExpansion",
@@ -165,6 +166,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
+    from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget

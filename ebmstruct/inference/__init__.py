@@ -30,6 +30,7 @@ from ebmstruct.inference.solvers import (
     AlphaExpansion,
     AnnealedImportanceSampling,
     Annealing,
+    AugmentedLagrangian,
     BeliefPropagation,
     BlockGibbs,
     DualAscent,
@@ -57,6 +58,7 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "AugmentedLagrangian",
     "MirrorDescent",
     "Adam",
     "AlphaExpansion",

@@ -4,6 +4,7 @@ from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
+from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
@@ -67,12 +68,14 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         Adam,
         MirrorDescent,
+        AugmentedLagrangian,
         MarginalElimination,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "AugmentedLagrangian",
     "MirrorDescent",
     "SOLVERS",
     "Adam",
