@@ -58,6 +58,7 @@ _HOMES = {
         "CPSAT",
         "DualAscent",
         "Exhaustive",
+        "FreeEnergyDescent",
         "GibbsWithGradients",
         "GraphCut",
         "ICM",
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram

@@ -7,6 +7,7 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
@@ -48,6 +49,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Exhaustive,
         LBFGS,
         MarginalElimination,
+        FreeEnergyDescent,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -61,6 +63,7 @@ __all__ = [
     "CPSAT",
     "DualAscent",
     "Exhaustive",
+    "FreeEnergyDescent",
     "GibbsWithGradients",
     "GraphCut",
     "ICM",
