@@ -67,6 +67,7 @@ _HOMES = {
         "LBFGS",
         "LinearProgram",
         "MarginalElimination",
+        "MarginalSearch",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import MarginalSearch as MarginalSearch
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import ParallelTempering as ParallelTempering

@@ -13,7 +13,9 @@ from ebmstruct.inference import Budget, Exhaustive, MarginalElimination, Status,
 from ebmstruct.testing import oracle, random_graph, sites_of
 
 
-def free_energies(graph: FactorGraph, sum_out: tuple[str, ...], temperature: float) -> list[dict[tuple[int, ...], float]]:
+def free_energies(
+    graph: FactorGraph, sum_out: tuple[str, ...], temperature: float
+) -> list[dict[tuple[int, ...], float]]:
     """For each instance the free energy of each assignment of the other blocks, by listing everything."""
     out = []
     for b, one in enumerate(oracle(graph)):

@@ -49,6 +49,34 @@ def scattered_copies(
     return out
 
 
+def random_states(
+    graph: FactorGraph, names: Sequence[str], init: Assignment | None, starts: int, generator: Generator | None
+) -> dict[str, Tensor]:
+    """Block name to (starts, n): legal states of discrete blocks, the first start at ``init`` or each site's first state.
+
+    Drawn for each position in an instance, like the steps of ``scattered_copies``.
+    """
+    source = default_generator(generator)
+    out = {}
+    for name in names:
+        block = graph.variables[name]
+        legal = torch.arange(max(1, block.discrete.largest)) < block.state_counts[:, None]
+        allowed = graph.allowed(name)
+        legal = legal if allowed is None else legal & allowed
+        order = (~legal).long().sort(dim=1, stable=True).indices
+        longest = int(block.lengths.max()) if block.num_instances else 0
+        drawn = [torch.rand(starts, generator=source, dtype=torch.float64) for _ in range(max(1, longest))]
+        position = torch.arange(block.num_sites) - block.offsets[:-1][block.instance]
+        digit = (torch.stack(drawn, 1)[:, position] * legal.sum(1)).long()
+        digit[0] = 0
+        states = order[torch.arange(block.num_sites).expand_as(digit), digit]
+        given = None if init is None else init.get(name)
+        if given is not None:
+            states[0] = torch.where(legal.gather(1, given[:, None])[:, 0], given, states[0])
+        out[name] = states
+    return out
+
+
 def space_over(graph: FactorGraph, names: Sequence[str], values: dict[str, Tensor]) -> SmoothEnergy:
     """The graph's energy as a function of some continuous blocks, all others at ``values``; for bounds and steps."""
     whole = SmoothEnergy.of(graph, values)

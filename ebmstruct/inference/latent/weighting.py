@@ -119,9 +119,7 @@ class WeightedIntegral:
         return out
 
 
-def _loose(
-    factor: Factor, graph: FactorGraph, owner: Tensor, rows: Tensor, none: int
-) -> tuple[Tensor, Tensor]:
+def _loose(factor: Factor, graph: FactorGraph, owner: Tensor, rows: Tensor, none: int) -> tuple[Tensor, Tensor]:
     """The instances and energies of a factor's rows that look at no open latent site."""
     instance = factor.row_instance(graph.scope(factor))
     instance = torch.arange(graph.num_instances) if instance is None else instance

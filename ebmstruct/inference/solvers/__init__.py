@@ -16,6 +16,7 @@ from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
+from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
@@ -50,6 +51,7 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         MarginalElimination,
         FreeEnergyDescent,
+        MarginalSearch,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -72,6 +74,7 @@ __all__ = [
     "LBFGS",
     "LinearProgram",
     "MarginalElimination",
+    "MarginalSearch",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",

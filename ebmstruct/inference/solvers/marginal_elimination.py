@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.latent.free_minimum import least_of, summed_refusal
 from ebmstruct.inference.latent.table_sums import OutOfTime, SumPlan, plan_sum, sum_out_tables
-from ebmstruct.inference.result import Answer, Ask, Budget, Claim, Query, Result, Status
+from ebmstruct.inference.result import Answer, Budget, Claim, Query, Result, Status
 from ebmstruct.inference.solver import Cost, Solver
 
 
@@ -84,9 +84,7 @@ class MarginalElimination(Solver):
         )
 
 
-def _given(
-    graph: FactorGraph, query: Query, found: Assignment, budget: Budget, generator: Generator | None
-) -> Result:
+def _given(graph: FactorGraph, query: Query, found: Assignment, budget: Budget, generator: Generator | None) -> Result:
     """The minimiser of the energy with the blocks that are not summed out at what was found."""
     fixed = graph.condition(Assignment({n: v for n, v in found.items() if n not in query.sum_out}))
     return least_of(fixed, budget=budget, generator=generator)
