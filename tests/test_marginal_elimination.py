@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from ebmstruct.errors import SolverRefusal
-from ebmstruct.graph import Assignment, Discrete, FactorGraph, TableFactor, Variables
-from ebmstruct.inference import Budget, Exhaustive, MarginalElimination, Status, log_partition, minimize
+from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.inference import Exhaustive, MarginalElimination, Status, log_partition, minimize
 from ebmstruct.testing import oracle, random_graph, sites_of
 
 

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE as R_HAT_FINE
-from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
+from ebmstruct.inference.diagnostics.states import effective_samples as effective_samples
+from ebmstruct.inference.diagnostics.states import r_hat as r_hat
 from ebmstruct.inference.diagnostics.states import site_r_hat as site_r_hat
 from ebmstruct.inference.result import Budget, Query, Samples, Status
 from ebmstruct.inference.solver import Solver

@@ -11,14 +11,15 @@ from ebmstruct.inference.diagnostics.reals import (
     mcse_mean,
     rank_r_hat,
 )
-from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, diagnose
+from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, by_chain, diagnose, largest
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, r_hat, site_r_hat, state_figures
 
 __all__ = [
-    "Diagnostics",
     "ENOUGH",
-    "Figures",
     "R_HAT_FINE",
+    "Diagnostics",
+    "Figures",
+    "by_chain",
     "diagnose",
     "e_bfmi",
     "effective_samples",
@@ -26,6 +27,7 @@ __all__ = [
     "ess_mean",
     "ess_tail",
     "figures",
+    "largest",
     "mcse_mean",
     "r_hat",
     "rank_r_hat",

@@ -36,7 +36,7 @@ def log_configurations(graph: FactorGraph, blocks: Sequence[str]) -> float:
     """log of the number of joint states of the instance that has most."""
     sizes = torch.zeros(graph.num_instances, dtype=torch.float64)
     for name in blocks:
-        options, counts = _options(graph, name)
+        _, counts = _options(graph, name)
         sizes = sizes.index_add(0, graph.variables[name].instance, counts.clamp(min=1).double().log())
     return float(sizes.max()) if sizes.numel() else 0.0
 

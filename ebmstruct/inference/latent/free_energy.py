@@ -218,7 +218,7 @@ def is_convex(graph: FactorGraph, sum_out: Sequence[str]) -> bool:
     So it is where latents are continuous and every factor over a continuous block is a linear residual; the author's word
     is taken for that.
     """
-    discrete, continuous = latent_blocks(graph, sum_out)
+    discrete, _ = latent_blocks(graph, sum_out)
     if any(graph.variables[n].num_sites for n in discrete):
         return False
     open_blocks = [n for n, v in graph.variables.items() if isinstance(v.domain, Continuous) and not clamped(graph, n)]

@@ -1,6 +1,8 @@
 """How questions are answered: one file a method, none of which knows another."""
 
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers.adam import Adam
+from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
@@ -8,18 +10,23 @@ from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
+from ebmstruct.inference.solvers.gauss_newton import GaussNewton
+from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
+from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
+from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
+from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
@@ -40,6 +47,8 @@ SOLVERS: dict[str, type[Solver]] = {
         ParallelTempering,
         BlockGibbs,
         GibbsWithGradients,
+        ReplicaExchange,
+        AnnealedImportanceSampling,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -47,8 +56,13 @@ SOLVERS: dict[str, type[Solver]] = {
         IntegerProgram,
         Toulbar2,
         CPSAT,
+        Gaussian,
+        LevenbergMarquardt,
+        GaussNewton,
         Exhaustive,
         LBFGS,
+        Adam,
+        MirrorDescent,
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
@@ -57,27 +71,34 @@ SOLVERS: dict[str, type[Solver]] = {
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "CPSAT",
+    "ICM",
+    "LBFGS",
     "SOLVERS",
+    "Adam",
     "AlphaExpansion",
+    "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
-    "CPSAT",
     "DualAscent",
     "Exhaustive",
     "FreeEnergyDescent",
+    "GaussNewton",
+    "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
-    "ICM",
     "IntegerProgram",
     "JunctionTree",
-    "LBFGS",
+    "LevenbergMarquardt",
     "LinearProgram",
     "MarginalElimination",
     "MarginalSearch",
     "MeanField",
     "MiniBucket",
+    "MirrorDescent",
     "ParallelTempering",
+    "ReplicaExchange",
     "RoofDuality",
     "SubgraphSearch",
     "Toulbar2",
