@@ -62,6 +62,7 @@ _HOMES = {
         "CPSAT",
         "DualAscent",
         "Exhaustive",
+        "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
         "GibbsWithGradients",
@@ -77,6 +78,7 @@ _HOMES = {
         "Langevin",
         "LinearProgram",
         "MALA",
+        "MarginalSearch",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -172,6 +174,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
@@ -183,6 +186,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import MarginalSearch as MarginalSearch
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
