@@ -50,6 +50,8 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "MirrorDescent",
+        "Adam",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
         "Annealing",
@@ -59,13 +61,17 @@ _HOMES = {
         "CPSAT",
         "DualAscent",
         "Exhaustive",
+        "GaussNewton",
+        "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
         "LBFGS",
+        "LevenbergMarquardt",
         "LinearProgram",
+        "MarginalElimination",
         "Marginals",
         "MeanField",
         "MiniBucket",
@@ -149,6 +155,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import CPSAT as CPSAT
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
@@ -157,14 +164,19 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import Gaussian as Gaussian
+    from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
+    from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
+    from ebmstruct.inference import MirrorDescent as MirrorDescent
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

@@ -6,19 +6,18 @@ is a ``SmoothEnergy``, or any other (B,) function of the same point by ``PointFu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ebmstruct.errors import SolverRefusal
-from ebmstruct.graph import Continuous, Real
 from ebmstruct.inference.packing import Packing
+from ebmstruct.inference.point_function import Bounds, PointFunction, SmoothFunction, chosen, coordinates
 from ebmstruct.inference.quasi_newton import Memory, direction, forget, remember, restricted
 from ebmstruct.inference.result import Budget
-from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
+from ebmstruct.inference.smooth_energy import Point
+
+__all__ = ["DescentOptions", "DescentState", "PointFunction", "begin_descent", "descend", "minimize_point"]
 
 ARMIJO = 1e-4
 """The share of the predicted decrease that a step must bring (Nocedal and Wright 2006, (3.4))."""
@@ -28,93 +27,6 @@ TRIALS = {torch.float64: 45, torch.float32: 24}
 """Trials of one line search; its last steps are below what the precision can tell."""
 PATIENCE = 3
 """Iterations in a row without a decrease beyond rounding, after which an instance is done."""
-
-
-class SmoothFunction(Protocol):
-    """What a descent needs of a function of a point; instances do not influence each other."""
-
-    @property
-    def domains(self) -> tuple[Continuous, ...]:
-        """The domain of each block."""
-        ...
-
-    @property
-    def instances(self) -> tuple[Tensor | None, ...]:
-        """For each block (n,) long, or None where site b belongs to instance b."""
-        ...
-
-    def with_gradient(self, point: Point) -> tuple[Tensor, Step]:
-        """(B,) values without a record, and their gradient by a step from the point."""
-        ...
-
-    def retract(self, point: Point, step: Step) -> Point:
-        """The point that a step leads to, inside the bounds."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class PointFunction:
-    """Another function (B,) of the points of an energy, with the same blocks and clamped sites.
-
-    function: point to (B,), differentiable in the point. space: whose blocks, bounds and clamped sites hold.
-    """
-
-    space: SmoothEnergy
-    function: Callable[[Point], Tensor]
-
-    @property
-    def domains(self) -> tuple[Continuous, ...]:
-        """The domain of each block."""
-        return self.space.domains
-
-    @property
-    def instances(self) -> tuple[Tensor | None, ...]:
-        """For each block (n,) long, or None where site b belongs to instance b."""
-        return self.space.instances
-
-    def with_gradient(self, point: Point) -> tuple[Tensor, Step]:
-        """(B,) values without a record, and their gradient by a step; zero at clamped sites.
-
-        Errors: SolverRefusal where the function has no gradient.
-        """
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_(True) for x in point)
-            value = self.function(leaves)
-            if not value.requires_grad:
-                raise SolverRefusal("the function does not depend on the point in a way that torch can differentiate")
-            found = torch.autograd.grad(value, leaves, torch.ones_like(value), allow_unused=True)
-        out = []
-        for x, g, domain, moving in zip(point, found, self.space.domains, self.space.moving, strict=True):
-            part = domain.pull_back(x, torch.zeros_like(x) if g is None else g)
-            out.append(part if moving is None else part * moving)
-        return value.detach(), tuple(out)
-
-    def retract(self, point: Point, step: Step) -> Point:
-        """The point that a step leads to, inside the bounds."""
-        return self.space.retract(point, step)
-
-
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Bounds of every entry of a vector of steps, infinite where there is none."""
-
-    lower: Tensor
-    upper: Tensor
-
-    @classmethod
-    def of(cls, function: SmoothFunction, packing: Packing, point: Point, gradient: Step) -> Bounds | None:
-        """The bounds of a point's blocks; None where no block has any."""
-        if not any(isinstance(d, Real) and d.bounded for d in function.domains):
-            return None
-        lower, upper = [], []
-        for domain, x, g in zip(function.domains, point, gradient, strict=True):
-            if isinstance(domain, Real):
-                low, high = (side.to(x).expand_as(x) for side in domain.bounds(x.dtype))
-            else:
-                low, high = torch.full_like(g, -torch.inf), torch.full_like(g, torch.inf)
-            lower.append(low)
-            upper.append(high)
-        return cls(packing.pack(lower), packing.pack(upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +76,6 @@ class DescentState:
     done: Tensor
     gave_up: Tensor
     evaluations: int = 1
-
-    def coordinates(self, function: SmoothFunction, point: Point) -> Tensor:
-        """A point as a vector: its numbers, and zeros for blocks on manifolds."""
-        blocks = zip(function.domains, point, self.packing.shapes, strict=True)
-        return self.packing.pack([x if isinstance(d, Real) else x.new_zeros(s) for d, x, s in blocks])
 
 
 def begin_descent(function: SmoothFunction, point: Point, options: DescentOptions) -> DescentState:
@@ -250,7 +157,7 @@ def _displacement(function: SmoothFunction, state: DescentState, trial: Point, w
     """The step that was truly made, and (B,) bool whether a bound has bent it."""
     if state.bounds is None:
         return wanted, torch.zeros_like(state.done)
-    made = state.coordinates(function, trial) - state.coordinates(function, state.point)
+    made = coordinates(function, state.packing, trial) - coordinates(function, state.packing, state.point)
     inside = torch.isinf(state.bounds.lower) & torch.isinf(state.bounds.upper)
     made = torch.where(inside, wanted, made)
     off = ((made - wanted).abs() > 1e-3 * wanted.abs()).to(made.dtype)
@@ -295,8 +202,7 @@ def _accepted(
     packing = state.packing
     memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted)
     pick = packing.spread(accepted)
-    sites = packing.unpack(pick.expand_as(gradient).to(gradient.dtype))
-    point = tuple(torch.where(s[:, :1] > 0, new, old) for s, new, old in zip(sites, trial, state.point, strict=True))
+    point = chosen(packing, accepted, trial, state.point)
     rounding = 2 * torch.finfo(gradient.dtype).eps * energy.abs()
     stalled = torch.where(state.energy - energy <= rounding, state.stalled + 1, 0)
     state = replace(
@@ -357,9 +263,8 @@ def _aim(function: SmoothFunction, state: DescentState) -> tuple[Tensor, Tensor]
     packing, gradient, bounds = state.packing, state.gradient, state.bounds
     if bounds is None:
         return direction(packing, state.memory, gradient), packing.largest(gradient)
-    x = state.coordinates(function, state.point)
-    projected = torch.minimum(torch.maximum(gradient, x - bounds.upper), x - bounds.lower)
-    largest = packing.largest(projected)
+    x = coordinates(function, packing, state.point)
+    largest = packing.largest(bounds.projected(x, gradient))
     near = packing.spread(largest.clamp(max=1e-3))
     at_lower, at_upper = (x - bounds.lower <= near) & (gradient > 0), (bounds.upper - x <= near) & (gradient < 0)
     free = (~(at_lower | at_upper)).to(gradient.dtype)

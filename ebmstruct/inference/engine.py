@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
-from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.inference.broken import broken_instances, marked, mended
 from ebmstruct.inference.certificate import sums_squares, violation, witness_bound
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
@@ -175,8 +175,8 @@ def certify(graph: FactorGraph, proposed: Result) -> Result:
         proposed = replace(proposed, assignment=Assignment(graph.complete(proposed.assignment)))
     energy = graph.energy(proposed.assignment)
     broken = violation(graph, proposed.assignment)
-    if broken is not None:
-        gone = torch.isposinf(energy) & (broken > 0) & (proposed.status <= int(Status.CONVERGED))
+    if any(isinstance(v.domain, Continuous) for v in graph.variables.values()):
+        gone = torch.isposinf(energy) & (proposed.status <= int(Status.CONVERGED))
         status = proposed.status.masked_fill(gone, int(Status.INFEASIBLE))
         proposed = replace(proposed, violation=broken, status=status)
     if proposed.witness is None and sums_squares(graph):

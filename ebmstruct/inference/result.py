@@ -145,7 +145,13 @@ class SumOfSquares:
     """A witness that needs no record: every factor is a residual, so no energy lies below the graph's constant."""
 
 
-SingleWitness = Reparametrization | EliminationOrder | Claim | SumOfSquares
+@dataclass(frozen=True)
+class QuadraticMinimum:
+    """A witness that needs no record: the energy is a quadratic function of the open continuous blocks, all residuals
+    being affine in them, and its least value is found from any point by one solution of the normal equations."""
+
+
+SingleWitness = Reparametrization | EliminationOrder | Claim | SumOfSquares | QuadraticMinimum
 
 
 @dataclass(frozen=True, eq=False)

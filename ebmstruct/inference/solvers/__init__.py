@@ -1,6 +1,7 @@
 """How questions are answered: one file a method, none of which knows another."""
 
 from ebmstruct.inference.solver import Solver
+from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
@@ -8,15 +9,20 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.gauss_newton import GaussNewton
+from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
 from ebmstruct.inference.solvers.lbfgs import LBFGS
+from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
+from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
@@ -48,14 +54,22 @@ SOLVERS: dict[str, type[Solver]] = {
         IntegerProgram,
         Toulbar2,
         CPSAT,
+        Gaussian,
+        LevenbergMarquardt,
+        GaussNewton,
         Exhaustive,
         LBFGS,
+        Adam,
+        MirrorDescent,
+        MarginalElimination,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "MirrorDescent",
     "SOLVERS",
+    "Adam",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",
@@ -64,13 +78,17 @@ __all__ = [
     "CPSAT",
     "DualAscent",
     "Exhaustive",
+    "GaussNewton",
+    "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
     "ICM",
     "IntegerProgram",
     "JunctionTree",
     "LBFGS",
+    "LevenbergMarquardt",
     "LinearProgram",
+    "MarginalElimination",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",

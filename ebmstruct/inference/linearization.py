@@ -1,0 +1,202 @@
+"""Residuals of factors and their derivatives by steps, many rows at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from ebmstruct.errors import SolverRefusal
+from ebmstruct.graph import Continuous, FactorGraph, Real, ResidualFactor
+from ebmstruct.inference.views.residual_view import ResidualView, RowPlaces
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Residuals (m, r) of a factor's rows at a point, with what their derivatives need.
+
+    sites: the values in each place of the scope, (m, d); those that move lead to ``residual`` by a record, if one was kept.
+    """
+
+    residual: Tensor
+    sites: tuple[Tensor, ...]
+    recorded: bool
+
+    @cached_property
+    def numbers(self) -> Array:
+        """(m, r) float64."""
+        return numbers(self.residual)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualRows:
+    """The rows of one residual factor, ready to be evaluated again and again.
+
+    index: for each moving place (m,) long sites.  fixed: the values in the places that do not move.
+    """
+
+    factor: ResidualFactor
+    places: RowPlaces
+    domains: tuple[Continuous, ...]
+    index: tuple[Tensor, ...]
+    fixed: dict[int, Tensor]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the derivatives are the same everywhere: affine, over vector spaces, by its author's word."""
+        return self.factor.linear and all(isinstance(d, Real) for d in self.domains)
+
+    def take(self, rows: Array) -> ResidualRows:
+        """Some of the rows only."""
+        at = torch.from_numpy(rows).to(self.factor.index.device)
+        fixed = {slot: value[at] for slot, value in self.fixed.items()}
+        index = tuple(i[at] for i in self.index)
+        return dataclasses.replace(
+            self, factor=self.factor.with_rows(at), places=self.places.take(rows), index=index, fixed=fixed
+        )
+
+    def evaluate(self, point: Sequence[Tensor], *, record: bool) -> Evaluation:
+        """Residuals at a point; ``record``: keep what backward differentiation needs, for a call of ``jacobian``."""
+        factor = self.factor
+        record = record and factor.jacobian is None
+        moving = [point[b].index_select(0, i) for b, i in zip(self.places.blocks, self.index, strict=True)]
+        if record:
+            for value in moving:
+                value.requires_grad_(True)
+        sites = self._sites(moving)
+        with torch.set_grad_enabled(record):
+            residual = factor.function(*sites, *factor.parameters)
+        if residual.dim() != 2 or residual.shape[0] != factor.index.shape[1]:
+            factor.residuals(sites)  # raises, saying what is wrong
+        return Evaluation(residual, sites, record)
+
+    def _sites(self, moving: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if not self.fixed:
+            return tuple(moving)
+        values = dict(self.fixed)
+        values.update(zip(self.places.slots, moving, strict=True))
+        return tuple(values[slot] for slot in range(len(self.factor.scope)))
+
+    def jacobian(self, at: Evaluation) -> Array:
+        """(m, r, T) float64: the derivatives of residuals by steps of the moving places, side by side.
+
+        By the factor's own ``jacobian`` where it has one; else backward through the record, one residual after
+        another, or forward, one coordinate after another, where these are fewer. Where a derivative is not defined
+        (NaN) it counts as zero.
+        """
+        rows, columns = at.residual.shape[0], self.places.columns.shape[1]
+        out = np.empty((rows, at.residual.shape[1], columns))
+        if self.factor.jacobian is not None:
+            self._by_author(at, out)
+        elif at.recorded and at.residual.shape[1] <= columns:
+            self._backward(at, out)
+        else:
+            self._forward(at, out)
+        if not np.isfinite(out).all():
+            out[~np.isfinite(out)] = 0.0
+        return out
+
+    def _spans(self) -> list[tuple[int, Continuous, slice]]:
+        out, begin = [], 0
+        for slot, domain in zip(self.places.slots, self.domains, strict=True):
+            out.append((slot, domain, slice(begin, begin + domain.tangent_dim)))
+            begin += domain.tangent_dim
+        return out
+
+    def _by_author(self, at: Evaluation, out: Array) -> None:
+        assert self.factor.jacobian is not None
+        found = self.factor.jacobian(*at.sites, *self.factor.parameters)
+        for slot, domain, span in self._spans():
+            part = found[slot]
+            differential = domain.differential(at.sites[slot])
+            if part is None:
+                out[:, :, span] = 0.0
+            else:
+                out[:, :, span] = numbers(part if differential is None else part @ differential)
+
+    def _backward(self, at: Evaluation, out: Array) -> None:
+        residual = at.residual
+        leaves = [at.sites[slot] for slot in self.places.slots]
+        if not residual.requires_grad:
+            out[:] = 0.0
+            return
+        spans = self._spans()
+        differentials = [d.differential(x.detach()) for (_, d, _), x in zip(spans, leaves, strict=True)]
+        count = residual.shape[1]
+        for k in range(count):
+            seed = torch.ones_like(residual)
+            if count > 1:
+                seed.zero_()[:, k] = 1.0
+            found = torch.autograd.grad(residual, leaves, seed, retain_graph=k + 1 < count, allow_unused=True)
+            for (_, _, span), g, differential in zip(spans, found, differentials, strict=True):
+                if g is None:
+                    out[:, k, span] = 0.0
+                else:
+                    out[:, k, span] = numbers(g if differential is None else (g[:, None] @ differential)[:, 0])
+
+    def _forward(self, at: Evaluation, out: Array) -> None:
+        _load_forward_rules()
+        sites = tuple(s.detach() for s in at.sites)
+        for slot, domain, span in self._spans():
+            x = sites[slot]
+            differential = domain.differential(x)
+            if differential is None:
+                differential = torch.eye(domain.dim, dtype=x.dtype, device=x.device).expand(x.shape[0], -1, -1)
+            for k in range(domain.tangent_dim):
+                with torch.no_grad(), forward_ad.dual_level():
+                    moving = forward_ad.make_dual(x, differential[:, :, k].contiguous())
+                    trial = tuple(moving if s == slot else v for s, v in enumerate(sites))
+                    found = forward_ad.unpack_dual(self.factor.function(*trial, *self.factor.parameters)).tangent
+                out[:, :, span.start + k] = 0.0 if found is None else numbers(found)
+
+
+@functools.cache
+def _load_forward_rules() -> None:
+    """torch loads its rules of forward differentiation at their first use, with a warning about its own scripts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def prepare(graph: FactorGraph, view: ResidualView, values: dict[str, Tensor]) -> list[ResidualRows]:
+    """The rows of every factor that acts on an unknown; ``values``: of every block that does not move."""
+    out = []
+    for factor in graph.factors:
+        if not isinstance(factor, ResidualFactor) or factor.label not in view.rows or factor.constraint:
+            continue
+        places = view.rows[factor.label]
+        index = tuple(factor.index[slot] for slot in places.slots)
+        fixed = {s: values[n][factor.index[s]] for s, n in enumerate(factor.scope) if s not in places.slots}
+        parameters = tuple(p.detach() for p in factor.parameters)
+        plain = dataclasses.replace(factor, parameters=parameters)
+        out.append(ResidualRows(plain, places, tuple(view.domains[b] for b in places.blocks), index, fixed))
+    return out
+
+
+def check_differentiable(rows: Sequence[ResidualRows], at: Sequence[Evaluation]) -> None:
+    """Raise SolverRefusal where no residual depends on the unknowns in a way that torch can differentiate."""
+    if rows and not any(
+        r.factor.jacobian is not None or e.residual.requires_grad for r, e in zip(rows, at, strict=True)
+    ):
+        labels = [r.factor.label for r in rows]
+        raise SolverRefusal(
+            f"the residuals of {labels} do not depend on the values in a way that torch can differentiate; write them in "
+            "torch operations, without detach or numpy, or give the factor a jacobian"
+        )
+
+
+def numbers(tensor: Tensor) -> Array:
+    """A tensor as float64 numbers on the host; shares memory where it can."""
+    tensor = tensor.detach()
+    return tensor.cpu().double().numpy()
