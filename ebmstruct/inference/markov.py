@@ -10,16 +10,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-<<<<<<< HEAD
-from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.diagnostics.states import R_HAT_FINE as R_HAT_FINE
-from ebmstruct.inference.diagnostics.states import effective_samples as effective_samples
-from ebmstruct.inference.diagnostics.states import r_hat as r_hat
-from ebmstruct.inference.diagnostics.states import site_r_hat as site_r_hat
-=======
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
->>>>>>> build-b
+from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
 from ebmstruct.inference.result import Budget, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels
 from ebmstruct.inference.solver import Solver
@@ -315,9 +308,6 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
         **_agreement(collected, stats.get("r_hat")),
         **stats,
     }
-<<<<<<< HEAD
-    return Samples(values, energy, False, status, name, found)
-=======
     status = _ended(graph, collected)
     return Samples(values, energy, False, status, name, found, chains=chains)
 
@@ -340,63 +330,3 @@ def _ended(graph: FactorGraph, collected: Collected) -> Tensor:
     why = Status.INFEASIBLE if constraint_labels(graph) else Status.NONFINITE
     status = torch.where(finite.flatten(0, 1).any(0), status, int(Status.NONFINITE))
     return torch.where(infinite, int(why), status)
-
-
-R_HAT_FINE = 1.05
-"""Below this chains are taken to agree (Gelman and Rubin call 1.1 or 1.2 fine; it is more often too kind than not)."""
-_CHUNK = 1 << 21
-"""Draws that are looked at together."""
-
-
-def r_hat(draws: Tensor) -> float:
-    """The largest potential scale reduction of a block's sites (Gelman and Rubin 1992), chains split in halves.
-
-    draws: (D, C, n) states; the figure is that of the indicator of each site's commonest state. 1 means that the
-    chains agree, above about 1.05 they do not; NaN with fewer than four draws a chain, 1 for a block without sites.
-    """
-    return float(site_r_hat(draws).amax()) if draws.shape[2] else 1.0
-
-
-def site_r_hat(draws: Tensor) -> Tensor:
-    """(n,) the same for each site. Cost: a few operations for each of the (D, C, n) draws."""
-    count, chains, sites = draws.shape
-    if count < 4 or not sites:
-        return torch.full((sites,), torch.nan, dtype=torch.float64)
-    together = max(1, _CHUNK // (count * chains))
-    return torch.cat([_r_hat_of(part) for part in draws.split(together, 2)])
-
-
-def _r_hat_of(draws: Tensor) -> Tensor:
-    count, _, sites = draws.shape
-    half = count // 2
-    parts = torch.cat([draws[:half], draws[half : 2 * half]], 1)
-    width = int(parts.max()) + 1
-    own = parts.reshape(-1, sites).long() + width * torch.arange(sites)
-    seen = torch.bincount(own.reshape(-1), minlength=width * sites).reshape(sites, width)
-    hits = (parts == seen.argmax(1)).double()
-    means, within = hits.mean(0), hits.var(0).mean(0)
-    between = half * means.var(0)
-    ratio = torch.where(within > 0, ((half - 1) * within + between) / (half * within.clamp(min=1e-300)), torch.inf)
-    return torch.where((within == 0) & (between == 0), 1.0, ratio).sqrt()
-
-
-def effective_samples(energy: Tensor) -> Tensor:
-    """(B,) how many independent draws the energies (D, C, B) are worth (Geyer 1992, initial positive pairs).
-
-    0 where an energy is infinite: such a chain is nowhere.
-    """
-    draws, chains, instances = energy.shape
-    out = torch.full((instances,), float(draws * chains), dtype=torch.float64)
-    out[~energy.isfinite().all(0).all(0)] = 0.0
-    if draws < 4:
-        return out
-    centred = energy.double()
-    centred = centred - centred.mean((0, 1))
-    spectrum = torch.fft.rfft(centred, 2 * draws, dim=0)
-    covariance = torch.fft.irfft(spectrum.abs().square_(), 2 * draws, dim=0)[: draws // 2 * 2].mean(1) / draws
-    variance = covariance[0]
-    pairs = (covariance / variance).reshape(-1, 2, instances).sum(1)
-    going_on = (pairs > 0).cumprod(0).bool()
-    worth = out / (2.0 * torch.where(going_on, pairs, 0.0).sum(0) - 1.0).clamp(min=1.0)
-    return torch.where(variance > 0.0, worth, out)  # constant, or not finite
->>>>>>> build-b
