@@ -31,6 +31,7 @@ DOORS = {
     "rich": ("run/",),
     "pytoulbar2": ("inference/outside/",),
     "ortools": ("inference/outside/",),
+    "arviz": ("inference/diagnostics/export.py",),
     "qdldl": ("inference/sparse_cholesky.py",),
     "numba": ("inference/kernels/", "energies/sparse_numba.py"),
 }

@@ -10,7 +10,14 @@ from ebmstruct.graph import Continuous
 from ebmstruct.graph.continuous import scattered
 from ebmstruct.graph.manifolds import quaternion_exp, quaternion_log, rotate
 
-DOMAINS: list[Continuous] = [es.Real(3), es.Real(2, lower=-1.0, upper=(0.5, 2.0)), es.SO2(), es.SO3(), es.SE2(), es.SE3()]
+DOMAINS: list[Continuous] = [
+    es.Real(3),
+    es.Real(2, lower=-1.0, upper=(0.5, 2.0)),
+    es.SO2(),
+    es.SO3(),
+    es.SE2(),
+    es.SE3(),
+]
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
@@ -50,7 +57,9 @@ def test_pull_back(domain: Continuous) -> None:
 def test_quaternions() -> None:
     """A quarter turn about z takes x to y; exp and log undo each other, and both are smooth at zero."""
     turn = quaternion_exp(torch.tensor([0.0, 0.0, torch.pi / 2], dtype=torch.float64))
-    torch.testing.assert_close(rotate(turn, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)).tolist(), [0.0, 1.0, 0.0])
+    torch.testing.assert_close(
+        rotate(turn, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)).tolist(), [0.0, 1.0, 0.0]
+    )
     zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     jacobian = torch.autograd.functional.jacobian(lambda v: quaternion_log(quaternion_exp(v)), zero)
     torch.testing.assert_close(jacobian, torch.eye(3, dtype=torch.float64))

@@ -71,6 +71,17 @@ class FactorGraph:
             return torch.zeros(self.num_instances, dtype=torch.float64)
         return out.double()
 
+    def relaxed_energy(self, weights: Values) -> Tensor:
+        """(B,) float64: the energy where discrete blocks have weights (n, K) over states; other blocks have values.
+
+        For tables it is the mean energy under independent draws by the weights: linear in the weights of each site,
+        equal to ``energy`` where they are 0 or 1, so that its least value is the least energy. A BlockFactor needs
+        ``relaxed=True``. Differentiable in the weights and in the factors' values. Errors: GraphError.
+        """
+        from ebmstruct.graph.relaxation import relaxed_energy
+
+        return relaxed_energy(self, weights)
+
     def factor_energies(self, y: Values) -> dict[str, Tensor]:
         """Label to the energies of each factor's rows under ``y``: (m,), or (B,) for factors without rows."""
         values = self.complete(y)

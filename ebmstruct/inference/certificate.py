@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
+from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.quadratic_bound import quadratic_bound
 from ebmstruct.inference.result import (
     Claim,
@@ -50,6 +51,8 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
     if isinstance(witness, QuadraticMinimum):
         return quadratic_bound(graph)
     with torch.no_grad():
+        tables = tables_left(graph)
+        graph = graph if tables is None else tables
         if isinstance(witness, EliminationOrder) or witness.kind == "tables":
             if table_refusal(graph) is not None:
                 return _none(graph)

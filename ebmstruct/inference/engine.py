@@ -11,10 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, InferenceFailed, SolverRefusal
-from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.inference.broken import broken_instances, marked, mended
 from ebmstruct.inference.certificate import sums_squares, violation, witness_bound
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
+from ebmstruct.inference.clamping import tables_left, with_clamped
 from ebmstruct.inference.portfolio import race
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status, SumOfSquares
 from ebmstruct.inference.solver import Solver
@@ -103,6 +104,8 @@ def log_partition(graph: FactorGraph, solver: Solver | None = None, *, temperatu
     """
     query = Query(Ask.LOG_PARTITION, temperature=temperature)
     _check(query)
+    tables = tables_left(graph)
+    graph = graph if tables is None else tables
     one = _one(graph, query, solver)
     if one is None:
         choice = _chosen(graph, query, None)
@@ -172,8 +175,8 @@ def certify(graph: FactorGraph, proposed: Result) -> Result:
         proposed = replace(proposed, assignment=Assignment(graph.complete(proposed.assignment)))
     energy = graph.energy(proposed.assignment)
     broken = violation(graph, proposed.assignment)
-    if broken is not None:
-        gone = torch.isposinf(energy) & (broken > 0) & (proposed.status <= int(Status.CONVERGED))
+    if any(isinstance(v.domain, Continuous) for v in graph.variables.values()):
+        gone = torch.isposinf(energy) & (proposed.status <= int(Status.CONVERGED))
         status = proposed.status.masked_fill(gone, int(Status.INFEASIBLE))
         proposed = replace(proposed, violation=broken, status=status)
     if proposed.witness is None and sums_squares(graph):
@@ -250,6 +253,9 @@ def _ask(
     generator: Generator | None,
 ) -> Answer:
     _check(query)
+    tables = tables_left(graph)
+    if tables is not None:
+        return with_clamped(graph, _ask(tables, query, solver, init, budget, generator))
     one = _one(graph, query, solver)
     if not isinstance(one, VariableElimination):  # whose kernels live with such entries by themselves
         broken = broken_instances(graph)

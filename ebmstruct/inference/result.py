@@ -257,6 +257,12 @@ class Samples:
         whole = draws.shape[0] // self.chains
         return draws[: whole * self.chains].reshape(whole, self.chains, *draws.shape[1:])
 
+    def to_arviz(self) -> Any:
+        """An ``arviz.InferenceData`` of the draws; SolverRefusal where the extra ``arviz`` is not installed."""
+        from ebmstruct.inference.diagnostics.export import to_arviz
+
+        return to_arviz(self)
+
     @property
     def statuses(self) -> list[Status]:
         """The status of each instance as a member of Status; draws of an INFEASIBLE one mean nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def starting_point(graph: FactorGraph, init: Assignment | None) -> dict[str, Ten
     The precision is that of ``init``, else that of the factors' values, else float64 (float32 where a BlockFactor
     without inputs hides its own). Values outside a domain are brought into it.
     """
-    dtype = _precision(graph)
+    dtype = precision(graph)
     out: dict[str, Tensor] = {}
     for name, block in graph.variables.items():
         if isinstance(block.domain, Discrete):
@@ -73,7 +74,8 @@ def starting_point(graph: FactorGraph, init: Assignment | None) -> dict[str, Ten
     return out
 
 
-def _precision(graph: FactorGraph) -> torch.dtype:
+def precision(graph: FactorGraph) -> torch.dtype:
+    """The precision of a graph's continuous values: that of the evidence, else of the factors' values, else float64."""
     if graph.evidence is not None:
         for name, value in graph.evidence.values.items():
             if value.is_floating_point() and isinstance(graph.variables[name].domain, Continuous):
@@ -81,7 +83,8 @@ def _precision(graph: FactorGraph) -> torch.dtype:
     found: torch.dtype | None = None
     hidden = False
     for factor in graph.factors:
-        for value in factor.values():
+        held: tuple[Any, ...] = factor.values()
+        for value in held:
             for tensor in value if isinstance(value, tuple) else (value,):
                 if tensor is not None and tensor.is_floating_point():
                     found = tensor.dtype if found is None else torch.promote_types(found, tensor.dtype)

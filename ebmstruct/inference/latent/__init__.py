@@ -1,0 +1,1 @@
+"""Latent variables: the free energy that is left of a graph when some blocks are summed out."""
