@@ -154,12 +154,16 @@ class SmoothEnergy:
 
         Errors: SolverRefusal where the energy has no gradient.
         """
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_(True) for x in point)
-            energy = self(leaves)
-            if not energy.requires_grad:
-                raise SolverRefusal(self._not_differentiable())
-            found = torch.autograd.grad(energy, leaves, self._ones(energy), allow_unused=True)
+        if not torch.is_grad_enabled():  # entering the context costs as much as a small tensor operation
+            with torch.enable_grad():
+                return self.with_gradient(point)
+        leaves = tuple([x.detach().requires_grad_() for x in point])
+        energy = self(leaves)
+        if not energy.requires_grad:
+            raise SolverRefusal(self._not_differentiable())
+        found = torch.autograd.grad(energy, leaves, self._ones(energy), allow_unused=True)
+        if self.flat and not any([g is None for g in found]):
+            return energy.detach(), found
         gradient = []
         for x, g, domain, moving in zip(point, found, self.domains, self.moving, strict=True):
             part = torch.zeros_like(x) if g is None else g
