@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebmstruct.inference.hamiltonian import TOO_HIGH, Draw, chosen, guarded, surplus_of
 from ebmstruct.inference.motion import Here, Motion, all_finite, unharmed
-from ebmstruct.inference.smooth_energy import Point
+from ebmstruct.inference.smooth_energy import Point, Step
 
 
 class Stretch(NamedTuple):
@@ -27,29 +27,33 @@ class Stretch(NamedTuple):
     divergent: Tensor | None = None
 
 
-def unadjusted(motion: Motion, here: Here, steps: Sequence[Callable[[Here], Point]]) -> Stretch:
+Move = Callable[[Point, Step, int], Point]
+"""From a point and the gradient there: where step number i of a stretch leads."""
+
+
+def unadjusted(motion: Motion, here: Here, steps: int, move: Move) -> Stretch:
     """Steps that nothing refuses but an energy that is not finite: such an instance stays where it was.
 
     Finite energies are the rule: a stretch is looked at when it is done, and only then, where need be, done over again
     with a look at every step.
     """
-    start, points, energies, look = here, [], [], motion.energy.with_gradient
-    for step in steps:
-        point = step(here)
+    points, energies, look = [], [], motion.energy.with_gradient
+    point, energy, gradient = here
+    for i in range(steps):
+        point = move(point, gradient, i)
         energy, gradient = look(point)
-        here = Here(point, energy, gradient)
         points.append(point)
         energies.append(energy)
-    if all_finite(torch.stack(energies) if len(energies) > 1 else energies[0]):
-        return Stretch(here, points, energies)
-    return _unadjusted_with_care(motion, start, steps)
+    if all_finite(torch.stack(energies) if steps > 1 else energy):
+        return Stretch(Here(point, energy, gradient), points, energies)
+    return _unadjusted_with_care(motion, here, steps, move)
 
 
-def _unadjusted_with_care(motion: Motion, here: Here, steps: Sequence[Callable[[Here], Point]]) -> Stretch:
+def _unadjusted_with_care(motion: Motion, here: Here, steps: int, move: Move) -> Stretch:
     points, energies = [], []
     divergent = torch.zeros(here.energy.shape, dtype=torch.long, device=here.energy.device)
-    for step in steps:
-        point = step(here)
+    for i in range(steps):
+        point = move(here.point, here.gradient, i)
         here, refused = unharmed(motion, here, Here(point, *motion.energy.with_gradient(point)))
         divergent += refused
         points.append(here.point)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -65,10 +64,26 @@ class Langevin(SmoothSampler):
     def stretch(
         self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Step], at: int, temperature: float
     ) -> tuple[Stretch, Any]:
-        steps = [
-            partial(self._moved, motion, noise, self._rates(at + i, temperature)) for i, noise in enumerate(randomness)
-        ]
-        return unadjusted(motion, here, steps), learnt
+        rates = [self._rates(at + i, temperature) for i in range(len(randomness))]
+        if not motion.flat or self.clip_gradient is not None or self.clip_step is not None:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                return self._moved(motion, point, gradient, randomness[i], rates[i])
+
+        elif len(here.point) == 1:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                return (torch.add(point[0], gradient[0], alpha=-rate).add_(randomness[i][0], alpha=scale),)
+
+        else:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                parts = zip(point, gradient, randomness[i], strict=True)
+                return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
+
+        return unadjusted(motion, here, len(randomness), move), learnt
 
     def _rates(self, at: int, temperature: float) -> tuple[float, float]:
         """The step size and the standard deviation of the noise at a step."""
@@ -77,18 +92,10 @@ class Langevin(SmoothSampler):
         scale = math.sqrt(2.0 * rate * warmth) if self.noise_scale is None else self.noise_scale * math.sqrt(warmth)
         return rate, scale
 
-    def _moved(self, motion: Motion, noise: Step, rates: tuple[float, float], here: Here) -> Point:
+    def _moved(self, motion: Motion, point: Point, gradient: Step, noise: Step, rates: tuple[float, float]) -> Point:
         rate, scale = rates
-        point, _, gradient = here
         if self.clip_gradient is not None:
             gradient = tuple(g.clamp(-self.clip_gradient, self.clip_gradient) for g in gradient)
-        if motion.flat and self.clip_step is None:
-            return tuple(
-                [
-                    torch.add(x, g, alpha=-rate).add_(z, alpha=scale)
-                    for x, g, z in zip(point, gradient, noise, strict=True)
-                ]
-            )
         steps = [torch.mul(z, scale).sub_(g, alpha=rate) for g, z in zip(gradient, noise, strict=True)]
         if self.clip_step is not None:
             steps = [s.clamp_(-self.clip_step, self.clip_step) for s in steps]
