@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
-from ebmstruct.errors import GraphError, SolverRefusal
 from ebmstruct.graph import (
-    SO2,
-    SO3,
-    Assignment,
     BlockFactor,
     Continuous,
-    Discrete,
     FactorGraph,
     Real,
-    ResidualFactor,
-    TableFactor,
     Variables,
 )
-from ebmstruct.inference import HMC, MALA, Budget, Langevin, Status, sample
-from ebmstruct.inference.markov import MarkovSampler
+from ebmstruct.inference import HMC, MALA, sample
 
 
 def energy_graph(function, domain: Continuous, instances: int = 1, sites: int = 1) -> FactorGraph:  # type: ignore[no-untyped-def]
