@@ -46,6 +46,11 @@ class LatentIntegral:
     parts: Components
     quadratic: bool
 
+    @property
+    def exact(self) -> bool:
+        """Whether the integral is a Gaussian one, or over nothing."""
+        return self.quadratic or not self.parts.count
+
     @classmethod
     def of(cls, graph: FactorGraph, names: tuple[str, ...], temperature: float, quadratic: bool) -> LatentIntegral:
         """The integral over the open sites of ``names``."""
