@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
         "AlphaExpansion",
@@ -66,6 +67,7 @@ _HOMES = {
         "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
+        "HMC",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
@@ -73,6 +75,9 @@ _HOMES = {
         "LevenbergMarquardt",
         "LinearProgram",
         "MarginalElimination",
+        "Langevin",
+        "LinearProgram",
+        "MALA",
         "MarginalSearch",
         "Marginals",
         "MeanField",
@@ -155,12 +160,15 @@ if TYPE_CHECKING:
     from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import HMC as HMC
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
+    from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget
@@ -173,6 +181,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import Langevin as Langevin
     from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import MarginalElimination as MarginalElimination

@@ -4,6 +4,7 @@ from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
+from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
@@ -15,11 +16,14 @@ from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
+from ebmstruct.inference.solvers.hmc import HMC
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.langevin import Langevin
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.mala import MALA
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
 from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
@@ -49,6 +53,9 @@ SOLVERS: dict[str, type[Solver]] = {
         GibbsWithGradients,
         ReplicaExchange,
         AnnealedImportanceSampling,
+        Langevin,
+        MALA,
+        HMC,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -63,6 +70,7 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         Adam,
         MirrorDescent,
+        AugmentedLagrangian,
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
@@ -71,6 +79,8 @@ SOLVERS: dict[str, type[Solver]] = {
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "AugmentedLagrangian",
+    "MirrorDescent",
     "CPSAT",
     "ICM",
     "LBFGS",
@@ -88,15 +98,17 @@ __all__ = [
     "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
+    "HMC",
     "IntegerProgram",
     "JunctionTree",
     "LevenbergMarquardt",
     "LinearProgram",
     "MarginalElimination",
+    "Langevin",
+    "MALA",
     "MarginalSearch",
     "MeanField",
     "MiniBucket",
-    "MirrorDescent",
     "ParallelTempering",
     "ReplicaExchange",
     "RoofDuality",

@@ -197,7 +197,7 @@ class ReplicaExchange(Solver):
         order = torch.arange(query.num_samples) % total
         values = {name: torch.cat([d[0][name] for d in draws])[order] for name in graph.variables}
         energy = torch.cat([d[1] for d in draws])
-        bad = state.walkers.bad.reshape(-1, graph.num_instances).any(0)
+        bad = state.walkers.bad.reshape(self.chains * self.replicas, -1).any(0)
         ended = torch.full((graph.num_instances,), int(status), dtype=torch.long)
         ended = torch.where(energy.isfinite().all(0), ended, ended.clamp(min=int(Status.MAX_STEPS)))
         stats: dict[str, Any] = {
