@@ -46,6 +46,11 @@ class LatentIntegral:
     parts: Components
     quadratic: bool
 
+    @property
+    def exact(self) -> bool:
+        """Whether the integral is a Gaussian one, or over nothing."""
+        return self.quadratic or not self.parts.count
+
     @classmethod
     def of(cls, graph: FactorGraph, names: tuple[str, ...], temperature: float, quadratic: bool) -> LatentIntegral:
         """The integral over the open sites of ``names``."""
@@ -128,7 +133,7 @@ class LatentIntegral:
         """(B,) T / 2 log det(H / (2 pi T)), summed over the components of each instance."""
         factor, broken = torch.linalg.cholesky_ex(_sound(hessian))
         half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        count = self.parts.inside.sum(1)
+        count = self.parts.inside.sum(1).double()
         each = half - 0.5 * count * math.log(2 * math.pi * self.temperature)
         each = torch.where((broken > 0) | hessian.isnan().any(-1).any(-1), torch.nan, each)
         return self._by_instance(self.temperature * each)

@@ -85,7 +85,7 @@ class FreeEnergyDescent(Solver):
         budget, generator = budget or Budget(), default_generator(generator)
         discrete, continuous = _outputs(graph, query)
         states = configurations(graph, discrete)
-        starts = self.starts if continuous else 1
+        starts = self.starts if continuous and not is_convex(graph, query.sum_out) else 1
         points = scattered_copies(graph, continuous, init, starts, self.start_distance, generator)
         each = max(1, self.max_copies // starts)
         best: Descended | None = None
