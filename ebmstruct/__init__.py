@@ -82,6 +82,7 @@ _HOMES = {
         "Marginals",
         "MeanField",
         "MiniBucket",
+        "NUTS",
         "ParallelTempering",
         "Query",
         "ReplicaExchange",
@@ -190,6 +191,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
+    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

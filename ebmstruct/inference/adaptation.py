@@ -136,13 +136,19 @@ def inverse_mass(state: Spread) -> Tensor:
 
 
 def initial_step(
-    log_acceptance: Callable[[Tensor], Tensor], step: Tensor, *, target: float = 0.8, tries: int = 40
+    log_acceptance: Callable[[Tensor], Tensor],
+    step: Tensor,
+    *,
+    target: float = 0.8,
+    tries: int = 40,
+    stopped: Callable[[], bool] | None = None,
 ) -> Tensor:
     """(G,) step sizes at which one leapfrog step is accepted about as often as ``target``; within a factor of two.
 
     log_acceptance: of step sizes (G,), the log of the mean acceptance probability of one step of that size; NaN is 0.
     Doubles or halves each group's ``step`` until its acceptance crosses the target (Hoffman and Gelman 2014,
-    algorithm 4, with Stan's 0.8 for a half), ``tries`` times at most. Cost: a call a try, a handful mostly.
+    algorithm 4, with Stan's 0.8 for a half), ``tries`` times at most, or until ``stopped`` says True. Cost: a call a try,
+    a handful mostly.
     """
     step, level = step.double(), math.log(target)
     rising = _above(log_acceptance(step), level)
@@ -152,7 +158,7 @@ def initial_step(
         step = torch.where(open_groups, step * factor, step)
         crossed = _above(log_acceptance(step), level) != rising
         open_groups = open_groups & ~crossed
-        if not bool(open_groups.any()):
+        if not bool(open_groups.any()) or (stopped is not None and stopped()):
             break
     return step
 

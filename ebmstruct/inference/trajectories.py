@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from ebmstruct.inference.adaptation import OPTIMISM, Windows, initial_step
 from ebmstruct.inference.chain_rows import ChainRows
 from ebmstruct.inference.local_moves import seed_state
+from ebmstruct.inference.markov import Collected
 from ebmstruct.inference.result import Budget, Status
 
 if TYPE_CHECKING:
@@ -52,18 +53,24 @@ class Trajectories:
     evaluations: int = 0
 
     @classmethod
-    def begin(cls, rows: ChainRows, plan: Plan, alive: np.ndarray, generator: Generator) -> Trajectories:
-        """Chains at rest at the layout's own point; ``alive`` (R,) bool says which have a finite energy there."""
+    def begin(
+        cls, rows: ChainRows, plan: Plan, energy: Tensor, generator: Generator, budget: Budget | None = None
+    ) -> Trajectories:
+        """Chains at rest at the layout's own point, where their energies are (R,); what is not finite stays there."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import DRAW_E, IDLE, PHASE, STEP
+
         state, slots = _arrays(rows, plan, generator)
         run = cls(rows, plan, state, slots)
-        state.wholes[~alive, 0] = _idle()
-        if plan.step_size is None:
-            step = run._search(alive, generator)
-        else:
+        alive = energy.isfinite().cpu().numpy()
+        state.wholes[~alive, PHASE] = IDLE
+        state.reals[:, DRAW_E] = energy.double().cpu().numpy() / plan.temperature
+        if plan.step_size is not None:
             step = np.full(state.shift.shape[0], plan.step_size)
+        else:
+            step = run._search(alive, generator, budget or Budget())
         log = np.log(step)[state.group]
         state.learnt[:] = np.stack([log, log, 0 * log, log + math.log(OPTIMISM), 0 * log, 0 * log], 1)
-        state.reals[:, 0] = step[state.group]
+        state.reals[:, STEP] = step[state.group]
         return run
 
     def go(self, budget: Budget) -> Status:
@@ -81,6 +88,8 @@ class Trajectories:
                 return Status.DEADLINE
             if self.evaluations >= most:
                 return Status.MAX_STEPS
+            if not self.state.start.size > 1:
+                return Status.CONVERGED
             if not here:
                 point = self.rows.points(position.to(device))
             energy, gradient = self.rows.evaluate(point)
@@ -90,7 +99,7 @@ class Trajectories:
             if not advance(self.state, self.slots, energy, gradient):
                 return Status.CONVERGED
 
-    def _search(self, alive: np.ndarray, generator: Generator) -> np.ndarray:
+    def _search(self, alive: np.ndarray, generator: Generator, budget: Budget) -> np.ndarray:
         """(G,) step sizes to begin with, by single leapfrog steps of all chains with momenta of unit mass."""
         rows, group, beta = self.rows, torch.from_numpy(self.state.group), 1.0 / self.plan.temperature
         owner, sound = torch.from_numpy(rows.owner), torch.from_numpy(alive)
@@ -119,30 +128,66 @@ class Trajectories:
 
         widest = max(1, int(np.diff(rows.start).max(initial=1)))
         first = torch.full((groups,), widest**-0.25, dtype=torch.float64)
-        found: np.ndarray = initial_step(log_acceptance, first, target=self.plan.target_acceptance).numpy()
-        return np.clip(found, 1e-10, 1e10)
+        target = self.plan.target_acceptance
+        found = initial_step(log_acceptance, first, target=target, stopped=lambda: budget.expired)
+        out: np.ndarray = found.clamp(1e-10, 1e10).numpy()
+        return out
 
-    def finished(self) -> np.ndarray:
-        """(C, B) the draws that each chain has finished after its warm-up."""
-        done: np.ndarray = self.state.wholes[:, 4].reshape(self.plan.chains, -1) - self.plan.warm_up
-        return done
+    def collected(self, status: Status) -> tuple[Collected, Tensor]:
+        """The draws so far, and (B,) how many rounds of them each instance has; where there are fewer they repeat.
 
-    def resting(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) where each chain stood when its last trajectory ended, and (R,) the energies over temperature there."""
-        from ebmstruct.inference.kernels.sampling.nuts_numba import BEGIN, DRAW_E, DRAW_Q, PHASE
+        An instance without a draw shows where its chains stand.
+        """
+        from ebmstruct.inference.kernels.sampling import nuts_numba as k
 
-        place, energy = self.state.position.copy(), self.state.reals[:, DRAW_E].copy()
-        for r, (first, after) in enumerate(zip(self.rows.start[:-1], self.rows.start[1:], strict=True)):
-            if self.state.wholes[r, PHASE] != BEGIN:
-                work = self.state.work[first * self.slots : after * self.slots].reshape(self.slots, -1)
-                place[first:after] = work[DRAW_Q]
-        return place, energy
+        state, plan = self.state, self.plan
+        done = np.clip(state.wholes[:, k.DONE] - plan.warm_up, 0, None).reshape(plan.chains, -1).min(0)
+        rounds = max(1, int(done.max(initial=0)))
+        for r in np.flatnonzero(np.tile(done < rounds, plan.chains)):
+            self._repeat(int(r), int(done[r % done.size]), rounds)
+        reals = torch.from_numpy(state.record_reals[:rounds]).unflatten(1, (plan.chains, -1))
+        wholes = torch.from_numpy(state.record_wholes[:rounds]).unflatten(1, (plan.chains, -1)).double()
+        counts = {
+            "tree_depth": wholes[..., k.DRAW_DEPTH].mean((0, 1)),
+            "steps_per_draw": wholes[..., k.DRAW_STEPS].mean((0, 1)),
+            "deepest": (wholes[..., k.DRAW_DEPTH] >= plan.max_depth).double().mean((0, 1)),
+            "step_size": torch.from_numpy(state.reals[:, k.STEP].copy()).unflatten(0, (plan.chains, -1)),
+            "hamiltonian": plan.temperature * reals[..., k.HAMILTONIAN],
+        }
+        smooth = self.rows.smooth
+        draws = self.rows.points(torch.from_numpy(state.draws[:rounds]).to(self.rows.base.device))
+        found = {n: x.unflatten(1, (plan.chains, -1)) for n, x in zip(smooth.names, draws, strict=True)}
+        for name, value in smooth.fixed.items():
+            found[name] = value.unflatten(0, (plan.chains, -1)).expand(rounds, *[-1] * (value.dim() + 1))
+        values = {name: found[name] for name in smooth.graph.variables if name in found}
+        energy = plan.temperature * reals[..., k.ENERGY]
+        out = Collected(
+            values,
+            energy,
+            reals[..., k.ACCEPTANCE].mean((0, 1)),
+            status,
+            wholes[..., k.DIVERGED].sum((0, 1)),
+            counts,
+            self.evaluations,
+        )
+        return out, torch.from_numpy(done)
 
+    def _repeat(self, r: int, done: int, rounds: int) -> None:
+        """Fill the rows that a chain has not come to with those it has, or with where it stands."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import DRAW_E, DRAW_Q, ENERGY, GROW, PHASE
 
-def _idle() -> int:
-    from ebmstruct.inference.kernels.sampling.nuts_numba import IDLE
-
-    return int(IDLE)
+        state = self.state
+        first, after = state.start[r], state.start[r + 1]
+        if not done:
+            work = state.work[first * self.slots : after * self.slots].reshape(self.slots, after - first)
+            moved = state.wholes[r, PHASE] == GROW
+            state.draws[:rounds, first:after] = work[DRAW_Q] if moved else state.position[first:after]
+            state.record_reals[:rounds, r, ENERGY] = state.reals[r, DRAW_E]
+            return
+        again = np.arange(rounds) % done
+        for record in (state.record_reals, state.record_wholes):
+            record[:rounds, r] = record[again, r]
+        state.draws[:rounds, first:after] = state.draws[again, first:after]
 
 
 def _arrays(rows: ChainRows, plan: Plan, generator: Generator) -> tuple[Chains, int]:
