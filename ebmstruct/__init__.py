@@ -165,6 +165,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
+    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
@@ -191,7 +192,6 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
-    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange
