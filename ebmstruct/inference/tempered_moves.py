@@ -157,7 +157,8 @@ class FlipSites:
             block = graph.variables[name]
             mask = torch.arange(max(1, block.discrete.largest)) < block.state_counts[:, None]
             allowed = graph.allowed(name)
-            mask = mask if allowed is None else mask & allowed
+            if allowed is not None and allowed.shape == mask.shape:  # else there are no sites, or no states
+                mask = mask & allowed
             free = (mask.sum(1) > 1).nonzero()[:, 0]
             masks.append(mask)
             owner.append(torch.full_like(free, number))

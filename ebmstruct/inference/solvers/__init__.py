@@ -10,17 +10,22 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
+from ebmstruct.inference.solvers.hmc import HMC
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.langevin import Langevin
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.mala import MALA
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
+from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
@@ -48,6 +53,9 @@ SOLVERS: dict[str, type[Solver]] = {
         GibbsWithGradients,
         ReplicaExchange,
         AnnealedImportanceSampling,
+        Langevin,
+        MALA,
+        HMC,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -64,6 +72,8 @@ SOLVERS: dict[str, type[Solver]] = {
         MirrorDescent,
         AugmentedLagrangian,
         MarginalElimination,
+        FreeEnergyDescent,
+        MarginalSearch,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -71,6 +81,9 @@ SOLVERS: dict[str, type[Solver]] = {
 __all__ = [
     "AugmentedLagrangian",
     "MirrorDescent",
+    "CPSAT",
+    "ICM",
+    "LBFGS",
     "SOLVERS",
     "Adam",
     "AlphaExpansion",
@@ -78,20 +91,22 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
-    "CPSAT",
     "DualAscent",
     "Exhaustive",
+    "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
-    "ICM",
+    "HMC",
     "IntegerProgram",
     "JunctionTree",
-    "LBFGS",
     "LevenbergMarquardt",
     "LinearProgram",
     "MarginalElimination",
+    "Langevin",
+    "MALA",
+    "MarginalSearch",
     "MeanField",
     "MiniBucket",
     "ParallelTempering",

@@ -197,7 +197,7 @@ class ReplicaExchange(Solver):
         order = torch.arange(query.num_samples) % total
         values = {name: torch.cat([d[0][name] for d in draws])[order] for name in graph.variables}
         energy = torch.cat([d[1] for d in draws])
-        bad = state.walkers.bad.reshape(-1, graph.num_instances).any(0)
+        bad = state.walkers.bad.reshape(self.chains * self.replicas, -1).any(0)
         ended = torch.full((graph.num_instances,), int(status), dtype=torch.long)
         ended = torch.where(energy.isfinite().all(0), ended, ended.clamp(min=int(Status.MAX_STEPS)))
         stats: dict[str, Any] = {
@@ -209,7 +209,8 @@ class ReplicaExchange(Solver):
             "distinct": min(total, query.num_samples),
             "rounds": state.moves,
         }
-        ended = ended.masked_fill(bad, int(Status.NONFINITE))
+        nowhere = torch.isposinf(state.walkers.standing.energy).reshape(self.chains * self.replicas, -1).all(0)
+        ended = ended.masked_fill(nowhere, int(Status.INFEASIBLE)).masked_fill(bad, int(Status.NONFINITE))
         samples = Samples(values, energy[order], False, ended, self.name, stats, self.chains)
         found = diagnose(samples, graph)
         stats["r_hat"] = {k: largest(r) for k, r in found.r_hat.items()}
