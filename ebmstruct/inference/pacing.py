@@ -26,7 +26,8 @@ class Pace:
         if self.reserve is None:
             self.reserve = self.words * took
         else:
-            self.step = max(took, 0.7 * self.step)
+            # one step that the machine kept waiting says little about the next
+            self.step = 0.5 * (self.step + min(took, 2.0 * self.step)) if self.step else took
         if self.budget.stopped is not None and self.budget.stopped():
             return True
         return self.budget.remaining < self.reserve + self.step

@@ -91,8 +91,8 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
     where the violation stays at a stationary positive value, ``retries`` scattered starts later still. That does not
     prove that no assignment exists; the least violation met comes back. Local minima; no bound.
 
-    inner: an iterative minimiser of the penalised graph; None takes Levenberg-Marquardt where every factor is a residual,
-    else L-BFGS.  max_outer: outer iterations, after which an instance ends MAX_STEPS.
+    inner: an iterative minimiser of the penalised graph; None takes Levenberg-Marquardt where every factor is a residual
+    (and L-BFGS where that is slow), else L-BFGS.  max_outer: outer iterations, after which an instance ends MAX_STEPS.
     Cost of a step: one of the inner solver's.
     """
 
