@@ -96,7 +96,9 @@ def tables(generator: torch.Generator) -> FactorGraph:
         [y, h],
         [
             TableFactor(("y",), "unary", normal(generator, 3 * B, 3)),
-            TableFactor(("y", "h"), "emission", normal(generator, 3 * B, 3, 3), index=torch.stack([sites(y), sites(h)])),
+            TableFactor(
+                ("y", "h"), "emission", normal(generator, 3 * B, 3, 3), index=torch.stack([sites(y), sites(h)])
+            ),
             TableFactor(("h", "h"), "ring", normal(generator, 3 * B, 3, 3), index=torch.stack([sites(h), ring])),
         ],
     )
@@ -115,7 +117,9 @@ def mixture(generator: torch.Generator) -> FactorGraph:
     return FactorGraph(
         [y, h],
         [
-            ResidualFactor(("y", "h"), "seen", seen, torch.stack([owner, sites(h)]), (2 * normal(generator, 3 * B, 1),)),
+            ResidualFactor(
+                ("y", "h"), "seen", seen, torch.stack([owner, sites(h)]), (2 * normal(generator, 3 * B, 1),)
+            ),
             TableFactor(("h", "h"), "agree", normal(generator, 3, 3), index=torch.stack([inner - 1, inner])),
             TableFactor(("h",), "prior", normal(generator, 3 * B, 3)),
         ],
@@ -134,7 +138,12 @@ def switched(generator: torch.Generator) -> FactorGraph:
         [y, h],
         [
             ResidualFactor(
-                ("y", "h"), "seen", seen, torch.stack([sites(y), sites(y) // 3]), (normal(generator, 3 * B, 1),), linear=True
+                ("y", "h"),
+                "seen",
+                seen,
+                torch.stack([sites(y), sites(y) // 3]),
+                (normal(generator, 3 * B, 1),),
+                linear=True,
             ),
             ResidualFactor(("h",), "prior", lambda x: x, sites(h)[None], linear=True),
             TableFactor(("y",), "cost", normal(generator, 3 * B, 3)),
