@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebmstruct.inference.kernels.banded import banded_plain
-from ebmstruct.inference.kernels.banded.banded import BandLayout, loops
+from ebmstruct.inference.kernels.banded.banded import BandLayout, loops, twins
 from ebmstruct.inference.normal_equations import BandEquations, SparseEquations
 from ebmstruct.inference.sparse_cholesky import SparsePattern
 from ebmstruct.inference.views.residual_view import RowPlaces, SparseLayout
@@ -133,12 +133,33 @@ def test_twins(name: str) -> None:
         "clear": (at.start, todo, noise),
         "advance": (jacobian, residual, places.columns, x, np.zeros_like(residual)),
         "add_squares": (residual, places.owner, np.zeros(5)),
-        "block_products": (jacobian, places.columns, at.diagonal, system.matrix, np.zeros_like(jacobian)),
+        "settle": (
+            rng.random(5),
+            rng.normal(size=5),
+            rng.random(5),
+            np.array([1, 1, 0, 1, 1], bool),
+            todo,
+            rng.random(5),
+            rng.random(5),
+            np.float64(0.3),
+            np.float64(0.1),
+            np.bool_(False),
+            np.bool_(False),
+            rng.random(5),
+            np.array([2.0, 4.0, 2.0, 2.0, 8.0]),
+            rng.random(5),
+            np.zeros(5, bool),
+            np.zeros(5, bool),
+        ),
+        "sparse_selected_inverse": (*sparse_factor(8), np.zeros(sparse_factor(8)[1].size), np.zeros(30)),
+        "sparse_solve_transposed": (*sparse_factor(8)[:3], rng.normal(size=(3, 30))),
+        "largest_cosine": (x, rng.random(x.size), frozen, at.offsets, np.zeros(5)),
+        "foresee": (x, rng.normal(size=x.size), rng.normal(size=x.size), at.offsets, np.zeros(5), np.zeros(5)),
     }
     one = [a.copy() for a in arguments[name]]
     two = [a.copy() for a in arguments[name]]
     getattr(loops(), name)(*one)
-    getattr(banded_plain, name)(*two)
+    getattr(twins(), name)(*two)
     for found, expected in zip(one, two, strict=True):
         if found.size == noise.size and name in ("factorise", "selected_inverse"):
             for b in range(5):  # what lies below the last row is nobody's
@@ -168,6 +189,14 @@ def sparse_system(seed: int, sizes: list[int]) -> tuple[SparseEquations, Array]:
     system = SparseEquations(SparseLayout(pattern, columns, owner, diagonal), offsets)
     system.matrix[:] = full[lower, columns]
     return system, full
+
+
+def sparse_factor(seed: int) -> tuple[Array, Array, Array, Array]:
+    """The factor of a random sparse matrix of 30 unknowns."""
+    system, _ = sparse_system(seed, [30])
+    found = system.layout.pattern.factor(system.matrix)
+    assert found is not None
+    return found.lower_start, found.lower_rows, found.lower, found.pivots
 
 
 def test_sparse_solution() -> None:

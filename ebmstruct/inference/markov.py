@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +33,10 @@ class ChainState:
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """The states of several steps done together: block name to (k, n, d), and energies (k, B)."""
+    """The states of k steps done together: block name to k states (n, d), or to one tensor (k, n, d); energies (B,)."""
 
-    values: Mapping[str, Tensor]
-    energy: Tensor
+    values: Mapping[str, Sequence[Tensor] | Tensor]
+    energy: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +180,19 @@ class Trace:
         first = (self.burn_in + self.thinning - before - 1) % self.thinning
         first += -(-max(0, self.burn_in - before - first) // self.thinning) * self.thinning
         row = self.rows
-        count = min(len(range(first, path.energy.shape[0], self.thinning)), self.wanted - row)
+        count = min(len(range(first, len(path.energy), self.thinning)), self.wanted - row)
         if count <= 0:
             return
         part = slice(first, first + (count - 1) * self.thinning + 1, self.thinning)
         for name, values in path.values.items():
             if not row:
-                self.values[name] = values.new_empty((self.wanted, *values.shape[1:]))
-            self.values[name][row : row + count] = values[part]
-        self.energies += path.energy[part].unbind()
+                self.values[name] = values[0].new_empty((self.wanted, *values[0].shape))
+            target = self.values[name][row : row + count]
+            if isinstance(values, Tensor):
+                target.copy_(values[part])
+            else:
+                torch.stack(values[part], out=target)  # type: ignore[arg-type]
+        self.energies += path.energy[part]
         self.rows = row + count
 
     def _sum(self, name: str, figure: Tensor | None, weight: int) -> None:

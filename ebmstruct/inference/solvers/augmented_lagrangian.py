@@ -33,6 +33,8 @@ INFEASIBLE = 1e200
 """Assignments that break a constraint are ranked by this times their violation, behind all that do not."""
 FIRST_TOLERANCE = 1e-3
 """Of the first inner problem; later ones are solved a hundred times more precisely each."""
+INNER_STEPS = 200
+"""After so many steps of the inner solver multipliers are updated although some instance is not done."""
 LOOK = 10
 """The best assignment so far is looked for at every so many steps of the inner solver."""
 
@@ -44,7 +46,8 @@ class AugmentedState:
     made: the augmented graph with the present multipliers and penalty (B,).  inner: the state of the inner solver on it.
     last: (B,) how far the constraints were from being met after the last outer iteration, in units of their tolerances.
     stuck: (B,) outer iterations in a row without progress.  finished, infeasible, gave_up: (B,) how instances ended.
-    tolerance: of the inner solver.  ranked: the best so far, ranked by energy or by violation.
+    tolerance: of the inner solver.  outer, steps, since: outer iterations, inner steps, and those of the present one.
+    ranked: the best so far, ranked by energy or by violation.
     """
 
     made: FactorGraph
@@ -64,6 +67,7 @@ class AugmentedState:
     generator: Generator
     outer: int = 0
     steps: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,10 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
     def step(self, graph: FactorGraph, query: Query, state: AugmentedState) -> AugmentedState:
         """One step of the inner solver, or, where it is done in all instances, new multipliers and penalties."""
         said = state.solver.progress(state.inner)
-        if bool(said.done.all()):
+        if bool(said.done.all()) or state.since >= INNER_STEPS:
             return self._outer(graph, state, said)
         inner = state.solver.step(state.made, Query(), state.inner)
-        state = replace(state, inner=inner, steps=state.steps + 1)
+        state = replace(state, inner=inner, steps=state.steps + 1, since=state.since + 1)
         if state.steps % LOOK:
             return state
         return _looked(graph, state, state.solver.progress(inner).values)
@@ -150,7 +154,7 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         found = measured(graph, said.values, state.multipliers, state.penalty)
         over = state.finished | state.infeasible | state.gave_up
         broken = ~(said.energy.isfinite() & found.progress.isfinite())
-        met = (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
+        met = said.done & (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
         slow = found.progress > 0.25 * state.last
         stuck = torch.where((found.progress > 0.9 * state.last) & (found.violation > 1), state.stuck + 1, 0)
         hopeless = ~over & (stuck >= 3)
@@ -171,6 +175,7 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
             penalty=torch.where(slow & ~over, (10 * state.penalty).clamp(max=LARGEST_PENALTY), state.penalty),
             tolerance=max(0.01 * state.tolerance, _last_tolerance(said.values)),
             outer=state.outer + 1,
+            since=0,
         )
         values = said.values
         if bool(again.any()):
@@ -234,7 +239,7 @@ def _at_tolerance(solver: IterativeMinimizer[Any], tolerance: float) -> Iterativ
     if hasattr(solver, "tolerance"):
         return dataclasses.replace(solver, tolerance=tolerance)
     if hasattr(solver, "relative_decrease"):
-        return dataclasses.replace(solver, relative_decrease=10 * tolerance**2)
+        return dataclasses.replace(solver, relative_decrease=max(1e-13, 10 * tolerance**2))
     return solver
 
 

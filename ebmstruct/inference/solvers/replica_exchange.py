@@ -209,7 +209,8 @@ class ReplicaExchange(Solver):
             "distinct": min(total, query.num_samples),
             "rounds": state.moves,
         }
-        ended = ended.masked_fill(bad, int(Status.NONFINITE))
+        nowhere = torch.isposinf(state.walkers.standing.energy).reshape(self.chains * self.replicas, -1).all(0)
+        ended = ended.masked_fill(nowhere, int(Status.INFEASIBLE)).masked_fill(bad, int(Status.NONFINITE))
         samples = Samples(values, energy[order], False, ended, self.name, stats, self.chains)
         found = diagnose(samples, graph)
         stats["r_hat"] = {k: largest(r) for k, r in found.r_hat.items()}

@@ -156,12 +156,3 @@ def advance(jacobian: Array, residual: Array, columns: Array, step: Array, out: 
 def add_squares(residual: Array, owner: Array, out: Array) -> None:
     """As the loop: out += half the squared norms of rows."""
     np.add.at(out, owner, 0.5 * np.square(residual).sum(1))
-
-
-def block_products(jacobian: Array, columns: Array, diagonal: Array, inverse: Array, out: Array) -> None:
-    """As the loop: out = J S, with S the selected inverse at each row's unknowns."""
-    low = np.minimum(columns[:, :, None], columns[:, None, :])
-    high = np.maximum(columns[:, :, None], columns[:, None, :])
-    places = np.where(low >= 0, diagonal[low] + high - low, 0)
-    entries = np.where(low >= 0, inverse[places], 0.0)
-    out[:] = jacobian @ entries
