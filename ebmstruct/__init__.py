@@ -50,6 +50,7 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
         "AlphaExpansion",
@@ -61,10 +62,12 @@ _HOMES = {
         "CPSAT",
         "DualAscent",
         "Exhaustive",
+        "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
+        "HMC",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
@@ -72,9 +75,14 @@ _HOMES = {
         "LevenbergMarquardt",
         "LinearProgram",
         "MarginalElimination",
+        "Langevin",
+        "LinearProgram",
+        "MALA",
+        "MarginalSearch",
         "Marginals",
         "MeanField",
         "MiniBucket",
+        "NUTS",
         "ParallelTempering",
         "Query",
         "ReplicaExchange",
@@ -153,27 +161,34 @@ if TYPE_CHECKING:
     from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import HMC as HMC
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import MALA as MALA
+    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
+    from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import Langevin as Langevin
     from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
     from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import MarginalSearch as MarginalSearch
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent

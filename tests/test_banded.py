@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebmstruct.inference.kernels.banded import banded_plain
-from ebmstruct.inference.kernels.banded.banded import BandLayout, loops
+from ebmstruct.inference.kernels.banded.banded import BandLayout, loops, twins
 from ebmstruct.inference.normal_equations import BandEquations, SparseEquations
 from ebmstruct.inference.sparse_cholesky import SparsePattern
 from ebmstruct.inference.views.residual_view import RowPlaces, SparseLayout
@@ -120,7 +120,16 @@ def test_twins(name: str) -> None:
     x, noise = rng.normal(size=system.size), rng.normal(size=system.matrix.size)
     frozen = rng.random(system.size) < 0.3
     arguments: dict[str, tuple[Array, ...]] = {
-        "factorise": (system.matrix, *band, np.full(5, 0.2), frozen, todo, system.factor.copy(), np.zeros(5, bool)),
+        "factorise": (
+            system.matrix,
+            *band,
+            np.int64(3),
+            np.full(5, 0.2),
+            frozen,
+            todo,
+            system.factor.copy(),
+            np.zeros(5, bool),
+        ),
         "solve": (system.factor, *band, todo, x),
         "solve_transposed": (system.factor, *band, todo, x),
         "multiply": (system.matrix, *band, todo, x, np.zeros_like(x)),
@@ -133,12 +142,33 @@ def test_twins(name: str) -> None:
         "clear": (at.start, todo, noise),
         "advance": (jacobian, residual, places.columns, x, np.zeros_like(residual)),
         "add_squares": (residual, places.owner, np.zeros(5)),
-        "block_products": (jacobian, places.columns, at.diagonal, system.matrix, np.zeros_like(jacobian)),
+        "settle": (
+            rng.random(5),
+            rng.normal(size=5),
+            rng.random(5),
+            np.array([1, 1, 0, 1, 1], bool),
+            todo,
+            rng.random(5),
+            rng.random(5),
+            np.float64(0.3),
+            np.float64(0.1),
+            np.bool_(False),
+            np.bool_(False),
+            rng.random(5),
+            np.array([2.0, 4.0, 2.0, 2.0, 8.0]),
+            rng.random(5),
+            np.zeros(5, bool),
+            np.zeros(5, bool),
+        ),
+        "sparse_selected_inverse": (*sparse_factor(8), np.zeros(sparse_factor(8)[1].size), np.zeros(30)),
+        "sparse_solve_transposed": (*sparse_factor(8)[:3], rng.normal(size=(3, 30))),
+        "largest_cosine": (x, rng.random(x.size), frozen, at.offsets, np.zeros(5)),
+        "foresee": (x, rng.normal(size=x.size), rng.normal(size=x.size), at.offsets, np.zeros(5), np.zeros(5)),
     }
     one = [a.copy() for a in arguments[name]]
     two = [a.copy() for a in arguments[name]]
     getattr(loops(), name)(*one)
-    getattr(banded_plain, name)(*two)
+    getattr(twins(), name)(*two)
     for found, expected in zip(one, two, strict=True):
         if found.size == noise.size and name in ("factorise", "selected_inverse"):
             for b in range(5):  # what lies below the last row is nobody's
@@ -148,6 +178,26 @@ def test_twins(name: str) -> None:
                 np.testing.assert_allclose(found_b, expected_b, rtol=1e-8, atol=1e-10)
         else:
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_wide_bands() -> None:
+    """Wide bands, which LAPACK factorises, are solved as dense algebra does; singular and NaN ones are told."""
+    rng, at = np.random.default_rng(9), BandLayout(np.array([0, 50, 100, 140]), np.array([30, 30, 39]))
+    system, everyone = BandEquations(at), np.ones(3, bool)
+    for b in range(3):
+        columns = system.matrix[at.start[b] : at.start[b + 1]].reshape(-1, at.width[b] + 1)
+        columns[:] = rng.normal(size=columns.shape)
+        columns[:, 0] += 60.0
+    right = rng.normal(size=140)
+    found, failed = system.solve(np.zeros(3), right, everyone)
+    assert not failed.any()
+    for b, (low, high) in enumerate(zip(at.offsets[:-1], at.offsets[1:], strict=True)):
+        full = banded_plain.dense(system.matrix, int(at.start[b]), high - low, int(at.width[b]))
+        np.testing.assert_allclose(found[low:high], np.linalg.solve(full, right[low:high]), rtol=1e-9, atol=1e-12)
+    system.matrix[: at.start[1]] = 0.0
+    system.matrix[at.start[2] + 5] = np.nan
+    assert system.solve(np.zeros(3), right, everyone)[1].tolist() == [True, False, True]
+    assert system.solve(np.ones(3), right, everyone)[1].tolist() == [False, False, True]
 
 
 def sparse_system(seed: int, sizes: list[int]) -> tuple[SparseEquations, Array]:
@@ -168,6 +218,14 @@ def sparse_system(seed: int, sizes: list[int]) -> tuple[SparseEquations, Array]:
     system = SparseEquations(SparseLayout(pattern, columns, owner, diagonal), offsets)
     system.matrix[:] = full[lower, columns]
     return system, full
+
+
+def sparse_factor(seed: int) -> tuple[Array, Array, Array, Array]:
+    """The factor of a random sparse matrix of 30 unknowns."""
+    system, _ = sparse_system(seed, [30])
+    found = system.layout.pattern.factor(system.matrix)
+    assert found is not None
+    return found.lower_start, found.lower_rows, found.lower, found.pivots
 
 
 def test_sparse_solution() -> None:

@@ -11,7 +11,9 @@ from ebmstruct.inference import solvers as s
 from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.portfolio import Entry
 from ebmstruct.inference.result import Ask, Budget, Query
+from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.solver import Cost, Solver
+from ebmstruct.inference.solvers.gaussian import not_quadratic
 from ebmstruct.inference.structure import describe
 
 OPERATIONS_PER_SECOND = 4e8
@@ -137,7 +139,11 @@ class _Choosing:
     def choice(self) -> Choice:
         """Exact and quick first; else whatever the query allows."""
         query = self.query
-        if query.ask is Ask.MINIMIZE and not query.sum_out and query.k == 1:
+        if query.ask is Ask.MINIMIZE and query.sum_out:
+            return self.summed()
+        if open_continuous(self.graph):
+            return self.smooth()
+        if query.ask is Ask.MINIMIZE and query.k == 1:
             return self.minimum()
         exact: list[Solver] = [s.VariableElimination(), s.JunctionTree(), s.Exhaustive()]
         if query.ask is Ask.MINIMIZE:
@@ -146,6 +152,22 @@ class _Choosing:
             if self.quick_enough(solver):
                 return self.done(Entry(solver))
         return self.first_of([s.MiniBucket() if query.ask is Ask.LOG_PARTITION else s.BlockGibbs()])
+
+    def summed(self) -> Choice:
+        """Least free energy: tables are eliminated where that is quick, what is left descends."""
+        if self.quick_enough(s.MarginalElimination()):
+            return self.done(Entry(s.MarginalElimination()))
+        return self.first_of([s.FreeEnergyDescent(), s.MarginalSearch(), s.Exhaustive()])
+
+    def smooth(self) -> Choice:
+        """Graphs with open continuous blocks: exact where the energy is quadratic, else the best method for the kind."""
+        ask = self.query.ask
+        if ask is Ask.MINIMIZE:
+            return self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+        exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
+        if ask is Ask.LOG_PARTITION:
+            return self.first_of([*exact, s.AnnealedImportanceSampling()])
+        return self.first_of([*exact, s.HMC(), s.ReplicaExchange()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""
@@ -171,4 +193,4 @@ class _Choosing:
                 self.refusals[outside.name] = "it may take for ever, so it joins only where there is a deadline"
         if racing:
             return self.done(*racing)
-        return self.first_of((s.Exhaustive(), s.ICM()))
+        return self.first_of((s.Exhaustive(), s.MirrorDescent(), s.ICM()))

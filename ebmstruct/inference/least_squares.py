@@ -20,14 +20,15 @@ from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real,
 from ebmstruct.inference.certificate import sums_squares
 from ebmstruct.inference.kernels.banded.banded import loops
 from ebmstruct.inference.linearization import Evaluation, ResidualRows, check_differentiable, prepare
-from ebmstruct.inference.normal_equations import NOBODY, NONE, normal_equations, segments
+from ebmstruct.inference.normal_equations import NOBODY, NONE, normal_equations
 from ebmstruct.inference.result import QuadraticMinimum, Several, SumOfSquares, Witness
 from ebmstruct.inference.smooth_energy import Point, constraint_labels, smooth_refusal, starting_point
 from ebmstruct.inference.solver import Progress
 from ebmstruct.inference.views.residual_view import residual_view
 
 Array = np.ndarray
-LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e12
+FURTHER, FURTHEST = 1.3, 8.0
+"""Where a step gains more than this times what was foreseen, a longer one is tried too: up to so many times as long."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Steps:
     this part of the largest number in it.
     """
 
-    damping: float = 1e-3
+    damping: float = 1e-4
     relative_decrease: float = 1e-10
     gradient: float = 1e-12
     step: float = 1e-12
@@ -66,12 +67,24 @@ def residual_refusal(graph: FactorGraph) -> str | None:
     return "no factor is a ResidualFactor"
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A point that is tried: the step that led to it, evaluations (None for affine rows), residuals, (B,) energies."""
+
+    point: Point
+    step: Array
+    at: list[Evaluation | None]
+    residuals: list[Array]
+    energy: Array
+
+
 class LeastSquares:
     """One run over a batch: its point, its normal equations, and one ``advance`` after another.
 
     Everything is the run's own and is overwritten by ``advance``. energy, lower_bound: (B,) float64; the bound is
     that of a quadratic where every row is affine and the last step was not damped, else that of a sum of squares.
-    done: (B,) bool.
+    done: (B,) bool.  quadratic: whether the energy is a quadratic function without bounds; one step then leads to its
+    minimum.
     """
 
     def __init__(self, graph: FactorGraph, init: Assignment | None, steps: Steps) -> None:
@@ -85,32 +98,28 @@ class LeastSquares:
         self.rows = prepare(graph, self.view, self.values)
         self.system = normal_equations(self.view)
         self.constant = _constant(graph, set(self.view.rows), values)
+        self.counts = np.diff(self.view.offsets)
         self.bounded = self.view.lower is not None
         self.iterations = 0
         self._begin()
 
-    @property
-    def quadratic(self) -> bool:
-        """Whether the energy is a quadratic function without bounds: one step then leads to the minimum."""
-        return not self.bounded and all(r.constant and r.factor.loss is None for r in self.rows)
-
     def _begin(self) -> None:
         count = self.graph.num_instances
-        at = [rows.evaluate(self.point, record=not rows.constant) for rows in self.rows]
-        if self.rows and not any(r.constant for r in self.rows):
-            check_differentiable(self.rows, at)
-        self.fixed_jacobians = [
-            r.jacobian(r.evaluate(self.point, record=True)) if r.constant else None for r in self.rows
-        ]
+        at = [rows.evaluate(self.point, record=True) for rows in self.rows]
+        check_differentiable(self.rows, at)
+        self.fixed_jacobians = [r.jacobian(e) if r.constant else None for r, e in zip(self.rows, at, strict=True)]
+        self.recorded = {r.factor.label: r.needs_record(e) for r, e in zip(self.rows, at, strict=True)}
         self.residuals = [e.numbers for e in at]
-        self.energy = self._energies(self.residuals)
-        damping = 0.0 if self.quadratic else self.steps.damping
-        self.damping, self.growth = np.full(count, damping), np.full(count, 2.0)
-        self.length = np.ones(count)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.energy = self._energies(self.residuals)
+        self.quadratic = not self.bounded and all(r.constant and r.factor.loss is None for r in self.rows)
+        self.whole_steps = self.steps.damping == 0
+        self.damping = np.full(count, 0.0 if self.quadratic else self.steps.damping)
+        self.growth, self.length = np.full(count, 2.0), np.ones(count)
         self.reach = np.zeros(count)
         self.squares = sums_squares(self.graph)
         self.lower_bound = np.full(count, 0.0 if self.squares else -np.inf)
-        self.done = ~np.isfinite(self.energy) | (np.diff(self.view.offsets) == 0)
+        self.done = ~np.isfinite(self.energy) | (self.counts == 0)
         everyone = np.ones(count, bool)
         for rows, jacobian in zip(self.rows, self.fixed_jacobians, strict=True):
             if jacobian is not None and rows.factor.loss is None:
@@ -121,14 +130,13 @@ class LeastSquares:
     def _energies(self, residuals: Sequence[Array]) -> Array:
         """(B,) energies of the rows; of instances whose rows were put aside it says nothing."""
         out = np.zeros(self.graph.num_instances)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for rows, residual in zip(self.rows, residuals, strict=True):
-                loss = rows.factor.loss
-                if loss is None:
-                    loops().add_squares(residual, rows.places.owner, out)
-                else:
-                    each = loss.energy(torch.from_numpy(np.square(residual).sum(1))).numpy()
-                    out += np.bincount(rows.places.owner, each, out.size)
+        for rows, residual in zip(self.rows, residuals, strict=True):
+            loss = rows.factor.loss
+            if loss is None:
+                loops().add_squares(residual, rows.places.owner, out)
+            else:
+                each = loss.energy(torch.from_numpy(np.square(residual).sum(1))).numpy()
+                out += np.bincount(rows.places.owner, each, out.size)
         return out
 
     def _linearise(self, at: Sequence[Evaluation | None], todo: Array) -> None:
@@ -150,15 +158,9 @@ class LeastSquares:
         self._look_at_gradient(todo)
 
     def _look_at_gradient(self, todo: Array) -> None:
-        gradient = self.system.gradient
-        if self.bounded:
-            self.frozen = self._held(gradient)
-            gradient = np.where(self.frozen, 0.0, gradient)
-        diagonal = self.system.diagonal()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = np.abs(gradient) / np.sqrt(diagonal)
-        cosine[gradient == 0.0] = 0.0
-        worst = segments(np.maximum, cosine, self.view.offsets, 0.0)
+        gradient, worst = self.system.gradient, np.empty(todo.size)
+        self.frozen = self._held(gradient) if self.bounded else NOBODY
+        loops().largest_cosine(gradient, self.system.diagonal(), self.frozen, self.view.offsets, worst)
         self.done |= todo & (worst <= self.steps.gradient * np.sqrt(2 * self.energy))
 
     def _held(self, gradient: Array) -> Array:
@@ -179,30 +181,55 @@ class LeastSquares:
         """One step of every instance that is not done; each takes it, or is damped more."""
         self.iterations += 1
         todo = ~self.done
-        frozen = self.frozen if self.bounded else NOBODY
-        step, failed = self.system.solve(self.damping, -self.system.gradient, todo, frozen)
+        step, failed = self.system.solve(self.damping, -self.system.gradient, todo, self.frozen)
         usable = todo & ~failed
-        step = np.where(np.repeat(usable, np.diff(self.view.offsets)), step, 0.0) if not usable.all() else step
-        if self.steps.damping == 0:
-            step = step * np.repeat(self.length, np.diff(self.view.offsets))
-        trial, step = self._moved(step)
-        at, residuals = self._trial(trial, step)
-        energy = self._energies(residuals)
-        with np.errstate(invalid="ignore", over="ignore"):
-            foreseen = -self.system.inner(step, self.system.gradient + 0.5 * self.system.multiply(step, todo))
-            decrease = np.where(usable & np.isfinite(energy), self.energy - energy, -np.inf)
-        taken = usable & (decrease > 0)
-        exact = taken & (self.damping == 0)
-        self._settle(
-            todo, usable, taken, foreseen, decrease, segments(np.maximum, np.abs(step), self.view.offsets, 0.0)
-        )
-        if not taken.any():
-            return
-        self._take(taken, trial, residuals, energy)
-        self._linearise(at, taken if self.quadratic else taken & ~self.done)
-        if self.quadratic and exact.any():
-            self._bound(exact)
-        self._put_aside()
+        if not usable.all():
+            step = np.where(np.repeat(usable, self.counts), step, 0.0)
+        if self.whole_steps:
+            step = step * np.repeat(self.length, self.counts)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            trial = self._trial(step)
+            foreseen, longest = np.empty(todo.size), np.empty(todo.size)
+            product = self.system.multiply(trial.step, todo)
+            loops().foresee(trial.step, self.system.gradient, product, self.view.offsets, foreseen, longest)
+            decrease = self._decrease(trial, usable)
+            longer = usable & (decrease > FURTHER * foreseen) & (foreseen > 0)
+            if not self.quadratic and longer.any():
+                trial, decrease = self._further(step, trial, foreseen, decrease, longer)
+        exact, taken = self.damping == 0, np.empty(todo.size, bool)
+        loops().settle(
+            self.energy, decrease, foreseen, usable, todo, self.reach, longest, self.steps.relative_decrease,
+            self.steps.step, self.whole_steps, self.quadratic, self.damping, self.growth, self.length, self.done, taken,
+        )  # fmt: skip
+        if taken.any():
+            self._take(taken, trial)
+            self._linearise(trial.at, taken if self.quadratic else taken & ~self.done)
+            if self.quadratic:
+                self._bound(taken & exact)
+            self._put_aside()
+
+    def _decrease(self, trial: Trial, usable: Array) -> Array:
+        """(B,) the decrease of a trial, -inf where it is none."""
+        return np.where(usable & np.isfinite(trial.energy), self.energy - trial.energy, -np.inf)
+
+    def _further(
+        self, step: Array, trial: Trial, foreseen: Array, decrease: Array, longer: Array
+    ) -> tuple[Trial, Array]:
+        """A longer step where the energy curves less than J^T J says: to the vertex of the parabola seen so far.
+
+        Along a step p the slope at its beginning is -2 times what was foreseen (undamped), and the decrease at its end
+        is known. It costs an evaluation, and saves linearisations where Gauss-Newton crawls at a constant rate.
+        """
+        vertex = foreseen / (2.0 * foreseen - decrease)
+        vertex = np.where((vertex > 0) & (vertex < FURTHEST), vertex, FURTHEST)
+        other = self._trial(step * np.repeat(np.where(longer, vertex, 1.0), self.counts))
+        gained = self._decrease(other, longer)
+        wins = longer & (gained > decrease)
+        if not wins.any():
+            return trial, decrease
+        if not (wins | ~longer).all():
+            other = self._trial(step * np.repeat(np.where(wins, vertex, 1.0), self.counts))
+        return other, np.where(wins, gained, decrease)
 
     def _moved(self, step: Array) -> tuple[Point, Array]:
         """The point that a step leads to, inside bounds, and the step that was really made."""
@@ -220,13 +247,14 @@ class LeastSquares:
                 made[position] = (new - old).double().cpu().numpy()
         return tuple(trial), made[:-1]
 
-    def _trial(self, trial: Point, step: Array) -> tuple[list[Evaluation | None], list[Array]]:
-        """Residuals at a trial point: affine rows by their derivatives, the others by their functions."""
+    def _trial(self, step: Array) -> Trial:
+        """Where a step leads, and the residuals there: affine rows by their derivatives, others by their functions."""
+        point, step = self._moved(step)
         at: list[Evaluation | None] = []
         residuals = []
         for rows, fixed, residual in zip(self.rows, self.fixed_jacobians, self.residuals, strict=True):
             if fixed is None:
-                evaluation = rows.evaluate(trial, record=True)
+                evaluation = rows.evaluate(point, record=self.recorded[rows.factor.label])
                 at.append(evaluation)
                 residuals.append(evaluation.numbers)
             else:
@@ -234,7 +262,7 @@ class LeastSquares:
                 out = np.empty_like(residual)
                 loops().advance(fixed, residual, rows.places.columns, step, out)
                 residuals.append(out)
-        return at, residuals
+        return Trial(point, step, at, residuals, self._energies(residuals))
 
     def _bound(self, todo: Array) -> None:
         """The minimum of a quadratic lies g^T H^-1 g / 2 below its value; told once that is little beside the value."""
@@ -243,47 +271,20 @@ class LeastSquares:
         known = todo & (below >= 0) & (below <= 1e-6 * self.energy)
         self.lower_bound = np.where(known, self.energy - below, self.lower_bound)
 
-    def _settle(
-        self, todo: Array, usable: Array, taken: Array, foreseen: Array, decrease: Array, longest: Array
-    ) -> None:
-        """New damping, and which instances have come to their end."""
-        limit = self.steps.relative_decrease * self.energy
-        self.reach = np.where(taken, self.reach + longest, self.reach)
-        ended = usable & (foreseen <= limit) & (np.abs(decrease) <= limit)
-        ended |= usable & (longest <= self.steps.step * self.reach)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            quality = np.where(foreseen > 0, decrease / foreseen, 1.0)
-            shrink = np.maximum(0.1, 1.0 - (2.0 * np.clip(quality, 0.0, 1.0) - 1.0) ** 3)
-        lost = todo & ~taken
-        undamped = self.steps.damping == 0
-        more = np.maximum(self.damping * self.growth, LEAST_DAMPING * 1e3)
-        if undamped:
-            self.length = np.where(taken, 1.0, np.where(usable, 0.5 * self.length, self.length))
-            more = np.where(usable, self.damping, more)
-            less = np.zeros_like(self.damping)
-            ended |= self.length < 1e-12
-        else:
-            less = np.where(
-                self.damping * shrink < LEAST_DAMPING, 0.0 if self.quadratic else LEAST_DAMPING, self.damping * shrink
-            )
-        self.damping = np.where(taken, less, np.where(lost, more, self.damping))
-        self.growth = np.where(taken, 2.0, np.where(lost, 2.0 * self.growth, self.growth))
-        self.done |= todo & (ended | (self.damping > MOST_DAMPING))
-
-    def _take(self, taken: Array, trial: Point, residuals: list[Array], energy: Array) -> None:
-        self.energy = np.where(taken, energy, self.energy)
+    def _take(self, taken: Array, trial: Trial) -> None:
+        self.energy = np.where(taken, trial.energy, self.energy)
         if taken.all():
-            self.point, self.residuals = trial, residuals
+            self.point, self.residuals = trial.point, trial.residuals
             return
         mask = torch.from_numpy(taken)
         point = []
-        for name, new, old in zip(self.view.names, trial, self.point, strict=True):
+        for name, new, old in zip(self.view.names, trial.point, self.point, strict=True):
             here = mask.to(new.device)[self.graph.variables[name].instance]
             point.append(torch.where(here[:, None], new, old))
         self.point = tuple(point)
         self.residuals = [
             np.where(taken[rows.places.owner][:, None], new, old)
-            for rows, new, old in zip(self.rows, residuals, self.residuals, strict=True)
+            for rows, new, old in zip(self.rows, trial.residuals, self.residuals, strict=True)
         ]
 
     def _put_aside(self) -> None:

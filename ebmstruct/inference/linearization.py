@@ -20,6 +20,10 @@ from ebmstruct.graph import Continuous, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.views.residual_view import ResidualView, RowPlaces
 
 Array = np.ndarray
+COPIES = 4096
+"""Up to so many rows, copies included, one pass over copies is quicker than several passes."""
+FORWARD = 6
+"""So many times more residuals than coordinates make forward differentiation the cheaper one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +95,20 @@ class ResidualRows:
     def jacobian(self, at: Evaluation) -> Array:
         """(m, r, T) float64: the derivatives of residuals by steps of the moving places, side by side.
 
-        By the factor's own ``jacobian`` where it has one; else backward through the record, one residual after
-        another, or forward, one coordinate after another, where these are fewer. Where a derivative is not defined
-        (NaN) it counts as zero.
+        By the factor's own ``jacobian`` where it has one. Else backward, one residual after another, or forward, one
+        coordinate after another, where these are far fewer (torch's forward rules cost many times as much); of few rows
+        as many copies as needed go in one pass. Where a derivative is not defined (NaN) it counts as zero.
         """
         rows, columns = at.residual.shape[0], self.places.columns.shape[1]
         out = np.empty((rows, at.residual.shape[1], columns))
         if self.factor.jacobian is not None:
             self._by_author(at, out)
-        elif at.recorded and at.residual.shape[1] <= columns:
+        elif _forward_is_cheaper(at.residual.shape[1], columns):
+            self._forward(at, out)
+        elif at.recorded and not _in_copies(*at.residual.shape):
             self._backward(at, out)
         else:
-            self._forward(at, out)
+            self._backward_in_copies(at, out)
         if not np.isfinite(out).all():
             out[~np.isfinite(out)] = 0.0
         return out
@@ -145,6 +151,36 @@ class ResidualRows:
                 else:
                     out[:, k, span] = numbers(g if differential is None else (g[:, None] @ differential)[:, 0])
 
+    def needs_record(self, at: Evaluation) -> bool:
+        """Whether ``jacobian`` asks for a record, by the shape of what was found."""
+        width = at.residual.shape[1]
+        return not (
+            self.factor.jacobian is not None
+            or _forward_is_cheaper(width, self.places.columns.shape[1])
+            or _in_copies(*at.residual.shape)
+        )
+
+    def _backward_in_copies(self, at: Evaluation, out: Array) -> None:
+        """One backward pass over as many copies of the rows as there are residuals, each copy for one of them."""
+        rows, count = at.residual.shape
+        sites = [s.detach().repeat(count, *[1] * (s.dim() - 1)) for s in at.sites]
+        parameters = [p.repeat(count, *[1] * (p.dim() - 1)) for p in self.factor.parameters]
+        leaves = [sites[slot].requires_grad_(True) for slot in self.places.slots]
+        with torch.enable_grad():
+            residual = self.factor.function(*sites, *parameters)
+        if not residual.requires_grad:
+            out[:] = 0.0
+            return
+        seed = torch.eye(count, dtype=residual.dtype, device=residual.device).repeat_interleave(rows, 0)
+        found = torch.autograd.grad(residual, leaves, seed, allow_unused=True)
+        for (_, domain, span), g, x in zip(self._spans(), found, leaves, strict=True):
+            differential = domain.differential(x.detach())
+            if g is None:
+                out[:, :, span] = 0.0
+            else:
+                part = g if differential is None else (g[:, None] @ differential)[:, 0]
+                out[:, :, span] = numbers(part).reshape(count, rows, -1).swapaxes(0, 1)
+
     def _forward(self, at: Evaluation, out: Array) -> None:
         _load_forward_rules()
         sites = tuple(s.detach() for s in at.sites)
@@ -159,6 +195,14 @@ class ResidualRows:
                     trial = tuple(moving if s == slot else v for s, v in enumerate(sites))
                     found = forward_ad.unpack_dual(self.factor.function(*trial, *self.factor.parameters)).tangent
                 out[:, :, span.start + k] = 0.0 if found is None else numbers(found)
+
+
+def _forward_is_cheaper(residuals: int, columns: int) -> bool:
+    return residuals > FORWARD * columns
+
+
+def _in_copies(rows: int, residuals: int) -> bool:
+    return residuals > 1 and rows * residuals <= COPIES
 
 
 @functools.cache

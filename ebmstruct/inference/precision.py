@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -99,7 +97,7 @@ class SparsePrecision(Precision):
         """Keys (column * N + row), sorted, and entries of H^-1 at the places of L, and its diagonal; in L's order."""
         at = self.factor
         entries, diagonal = np.zeros_like(at.lower), np.zeros(self.size)
-        _loops().selected_inverse(at.lower_start, at.lower_rows, at.lower, at.pivots, entries, diagonal)
+        loops().sparse_selected_inverse(at.lower_start, at.lower_rows, at.lower, at.pivots, entries, diagonal)
         columns = np.repeat(np.arange(self.size), np.diff(at.lower_start))
         return columns * self.size + at.lower_rows, entries, diagonal
 
@@ -117,20 +115,10 @@ class SparsePrecision(Precision):
     def coloured(self, noise: Array) -> Array:
         at = self.factor
         out = noise / np.sqrt(np.abs(at.pivots))
-        _loops().solve_transposed(at.lower_start, at.lower_rows, at.lower, out)
+        loops().sparse_solve_transposed(at.lower_start, at.lower_rows, at.lower, out)
         back = np.empty_like(out)
         back[:, at.order] = out
         return back * np.repeat(self.proper, np.diff(self.offsets))
-
-
-def _loops() -> Any:
-    if importlib.util.find_spec("numba") is None:
-        from ebmstruct.inference.kernels.banded import sparse_inverse_plain
-
-        return sparse_inverse_plain
-    from ebmstruct.inference.kernels.banded import sparse_inverse_numba
-
-    return sparse_inverse_numba
 
 
 def precision(system: NormalEquations, todo: Array) -> Precision:

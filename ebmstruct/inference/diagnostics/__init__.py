@@ -15,10 +15,10 @@ from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, by_chain
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, r_hat, site_r_hat, state_figures
 
 __all__ = [
-    "Diagnostics",
     "ENOUGH",
-    "Figures",
     "R_HAT_FINE",
+    "Diagnostics",
+    "Figures",
     "by_chain",
     "diagnose",
     "e_bfmi",

@@ -4,26 +4,33 @@ from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
+from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
+from ebmstruct.inference.solvers.hmc import HMC
 from ebmstruct.inference.solvers.icm import ICM
 from ebmstruct.inference.solvers.junction_tree import JunctionTree
+from ebmstruct.inference.solvers.langevin import Langevin
 from ebmstruct.inference.solvers.lbfgs import LBFGS
 from ebmstruct.inference.solvers.levenberg_marquardt import LevenbergMarquardt
 from ebmstruct.inference.solvers.linear_program import IntegerProgram, LinearProgram
+from ebmstruct.inference.solvers.mala import MALA
 from ebmstruct.inference.solvers.marginal_elimination import MarginalElimination
+from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
+from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
@@ -47,6 +54,10 @@ SOLVERS: dict[str, type[Solver]] = {
         GibbsWithGradients,
         ReplicaExchange,
         AnnealedImportanceSampling,
+        Langevin,
+        MALA,
+        HMC,
+        NUTS,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -61,13 +72,20 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         Adam,
         MirrorDescent,
+        AugmentedLagrangian,
         MarginalElimination,
+        FreeEnergyDescent,
+        MarginalSearch,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "AugmentedLagrangian",
     "MirrorDescent",
+    "CPSAT",
+    "ICM",
+    "LBFGS",
     "SOLVERS",
     "Adam",
     "AlphaExpansion",
@@ -75,22 +93,25 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
-    "CPSAT",
     "DualAscent",
     "Exhaustive",
+    "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
     "GibbsWithGradients",
     "GraphCut",
-    "ICM",
+    "HMC",
     "IntegerProgram",
     "JunctionTree",
-    "LBFGS",
     "LevenbergMarquardt",
     "LinearProgram",
     "MarginalElimination",
+    "Langevin",
+    "MALA",
+    "MarginalSearch",
     "MeanField",
     "MiniBucket",
+    "NUTS",
     "ParallelTempering",
     "ReplicaExchange",
     "RoofDuality",

@@ -27,7 +27,7 @@ class LevenbergMarquardt(IterativeMinimizer[LeastSquares]):
 
     name: ClassVar[str] = "levenberg_marquardt"
 
-    damping: float = 1e-3
+    damping: float = 1e-4
     relative_decrease: float = 1e-10
     gradient: float = 1e-12
     step_length: float = 1e-12

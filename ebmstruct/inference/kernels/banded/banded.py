@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ebmstruct.inference.kernels.banded import banded_plain
+from ebmstruct.inference.kernels.banded import banded_plain, damping_plain, sparse_inverse_plain
 
 Array = np.ndarray
 NAMES = (
     "factorise", "solve", "solve_transposed", "multiply", "log_determinant", "selected_inverse", "add_gradient",
-    "add_band", "add_sparse", "reset", "clear", "advance", "add_squares", "block_products",
+    "add_band", "add_sparse", "reset", "clear", "advance", "add_squares", "settle", "largest_cosine", "foresee",
+    "sparse_selected_inverse", "sparse_solve_transposed",
 )  # fmt: skip
 
 
@@ -23,10 +24,27 @@ NAMES = (
 def loops() -> SimpleNamespace:
     """The loops, compiled at their first use (or read from numba's cache); in plain numpy where numba is missing."""
     if importlib.util.find_spec("numba") is None:
-        return SimpleNamespace(**{name: getattr(banded_plain, name) for name in NAMES})
-    from ebmstruct.inference.kernels.banded import banded_numba, normal_equations_numba
+        return twins()
+    from ebmstruct.inference.kernels.banded import (
+        banded_numba,
+        damping_numba,
+        normal_equations_numba,
+        sparse_inverse_numba,
+    )
 
-    found = {**vars(banded_numba), **vars(normal_equations_numba)}
+    found = {
+        **vars(banded_numba),
+        **vars(damping_numba),
+        **vars(normal_equations_numba),
+        **vars(sparse_inverse_numba),
+    }
+    return SimpleNamespace(**{name: found[name] for name in NAMES})
+
+
+@functools.cache
+def twins() -> SimpleNamespace:
+    """The same in plain numpy."""
+    found = {**vars(banded_plain), **vars(damping_plain), **vars(sparse_inverse_plain)}
     return SimpleNamespace(**{name: found[name] for name in NAMES})
 
 

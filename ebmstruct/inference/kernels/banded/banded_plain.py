@@ -38,7 +38,7 @@ def _each(offsets: Array, start: Array, width: Array, todo: Array) -> list[tuple
 
 
 def factorise(
-    matrix: Array, offsets: Array, start: Array, width: Array, damping: Array, frozen: Array, todo: Array,
+    matrix: Array, offsets: Array, start: Array, width: Array, widest: int, damping: Array, frozen: Array, todo: Array,
     factor: Array, failed: Array,
 ) -> None:  # fmt: skip
     """As the loop: the Cholesky factor of matrix + damping * its diagonal."""
@@ -53,6 +53,10 @@ def factorise(
             kept = np.diag(full).copy()
             full[still, :] = full[:, still] = 0
             full[np.arange(size), np.arange(size)] = kept
+        if w > widest:
+            _store(full, factor, first, w)
+            failed[b] = False
+            continue
         try:
             if not np.isfinite(full).all():
                 raise np.linalg.LinAlgError
@@ -156,12 +160,3 @@ def advance(jacobian: Array, residual: Array, columns: Array, step: Array, out: 
 def add_squares(residual: Array, owner: Array, out: Array) -> None:
     """As the loop: out += half the squared norms of rows."""
     np.add.at(out, owner, 0.5 * np.square(residual).sum(1))
-
-
-def block_products(jacobian: Array, columns: Array, diagonal: Array, inverse: Array, out: Array) -> None:
-    """As the loop: out = J S, with S the selected inverse at each row's unknowns."""
-    low = np.minimum(columns[:, :, None], columns[:, None, :])
-    high = np.maximum(columns[:, :, None], columns[:, None, :])
-    places = np.where(low >= 0, diagonal[low] + high - low, 0)
-    entries = np.where(low >= 0, inverse[places], 0.0)
-    out[:] = jacobian @ entries

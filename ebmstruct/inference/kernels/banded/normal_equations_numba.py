@@ -103,22 +103,3 @@ def add_squares(residual, owner, out):
         for k in range(residual.shape[1]):
             total += residual[row, k] * residual[row, k]
         out[owner[row]] += 0.5 * total
-
-
-@plain
-def block_products(jacobian, columns, diagonal, inverse, out):
-    """out (m, r, T) = J S, with S the entries of a selected inverse at each row's unknowns, in the band's layout."""
-    for row in range(columns.shape[0]):
-        for a in range(columns.shape[1]):
-            for k in range(jacobian.shape[1]):
-                out[row, k, a] = 0.0
-            first = columns[row, a]
-            if first < 0:
-                continue
-            for b in range(columns.shape[1]):
-                second = columns[row, b]
-                if second >= 0:
-                    low, high = min(first, second), max(first, second)
-                    value = inverse[diagonal[low] + high - low]
-                    for k in range(jacobian.shape[1]):
-                        out[row, k, a] += jacobian[row, k, b] * value

@@ -11,7 +11,7 @@ from ebmstruct.inference.kernels.compiler import kernel, plain
 
 
 @kernel
-def selected_inverse(start, rows, lower, pivots, inverse, diagonal):
+def sparse_selected_inverse(start, rows, lower, pivots, inverse, diagonal):
     """The entries of the inverse at the places of L, and its diagonal; the last column comes first.
 
     Takahashi, Fagan and Chin (1973): rows i and k of a column j are joined in the factor, so what column j needs is there.
@@ -40,7 +40,7 @@ def selected_inverse(start, rows, lower, pivots, inverse, diagonal):
 
 
 @plain
-def solve_transposed(start, rows, lower, x):
+def sparse_solve_transposed(start, rows, lower, x):
     """In place: x (S, N) becomes the solution of (I + L)^T x = b, row after row."""
     for s in range(x.shape[0]):
         for j in range(x.shape[1] - 1, -1, -1):

@@ -14,7 +14,9 @@ def _dense(start: Array, rows: Array, lower: Array, size: int) -> Array:
     return out
 
 
-def selected_inverse(start: Array, rows: Array, lower: Array, pivots: Array, inverse: Array, diagonal: Array) -> None:
+def sparse_selected_inverse(
+    start: Array, rows: Array, lower: Array, pivots: Array, inverse: Array, diagonal: Array
+) -> None:
     """As the loop: entries of the inverse at the places of L, and its diagonal."""
     factor = _dense(start, rows, lower, pivots.size)
     full = np.linalg.inv(factor @ np.diag(pivots) @ factor.T)
@@ -22,6 +24,6 @@ def selected_inverse(start: Array, rows: Array, lower: Array, pivots: Array, inv
     diagonal[:] = np.diag(full)
 
 
-def solve_transposed(start: Array, rows: Array, lower: Array, x: Array) -> None:
+def sparse_solve_transposed(start: Array, rows: Array, lower: Array, x: Array) -> None:
     """As the loop: x becomes the solution of (I + L)^T x = b, row after row."""
     x[:] = np.linalg.solve(_dense(start, rows, lower, x.shape[1]).T, x.T).T
