@@ -114,7 +114,7 @@ class BandEquations(NormalEquations):
         loops().factorise(self.matrix, at.offsets, at.start, at.width, WIDE, damping, frozen, todo, self.factor, failed)
         for b in self.wide:
             if todo[b]:
-                failed[b] = not self._factorise_wide(b)
+                failed[b] = not self._factorise_wide(int(b))
         return failed
 
     def _factorise_wide(self, b: int) -> bool:
