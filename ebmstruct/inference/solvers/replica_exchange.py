@@ -115,6 +115,7 @@ class ReplicaExchange(Solver):
         self._warm_up(state, query, budget, generator)
         wanted, status = -(-query.num_samples // self.chains), Status.CONVERGED
         draws: list[tuple[dict[str, Tensor], Tensor]] = []
+        tuned = state.acceptance / state.moves if state.moves else torch.ones_like(state.acceptance)
         state.ladder, state.acceptance = state.ladder.counted_anew(), torch.zeros_like(state.acceptance)
         rounds = 0
         while len(draws) < wanted and status is Status.CONVERGED:
@@ -127,6 +128,8 @@ class ReplicaExchange(Solver):
             else:
                 draws.append(_coldest(graph, state))
         draws = draws or [_coldest(graph, state)]
+        if not rounds:  # all that is known of the moves is what tuning met
+            state.acceptance = tuned
         return self._samples(graph, query, state, draws, max(1, rounds), status)
 
     def _begin(self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator) -> Tempering:
@@ -158,7 +161,7 @@ class ReplicaExchange(Solver):
         if state.walkers.walks:
             jitter = 0.7 + 0.3 * torch.rand(level.shape, dtype=torch.float64, generator=generator)
             step = (state.log_steps[level, own].exp() * jitter).reshape(-1)
-            found = state.walkers.walk(inverse, step, self.leapfrog_steps, generator).reshape(level.shape)
+            found = state.walkers.walk(inverse, step, self.leapfrog_steps, budget, generator).reshape(level.shape)
             accepted = torch.zeros_like(found).scatter_(1, level, found).mean(0)
         state.ladder, exchanges = state.ladder.exchanged(state.energy, generator)
         state.acceptance = state.acceptance + accepted
