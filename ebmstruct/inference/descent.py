@@ -200,7 +200,7 @@ def _accepted(
 ) -> DescentState:
     """The state at the trial point where it was accepted, with what has been learnt on the way."""
     packing = state.packing
-    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted)
+    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted, state.done)
     pick = packing.spread(accepted)
     point = chosen(packing, accepted, trial, state.point)
     rounding = 2 * torch.finfo(gradient.dtype).eps * energy.abs()
