@@ -143,7 +143,6 @@ def descend(function: SmoothFunction, state: DescentState, options: DescentOptio
     enough = finite & ((energy <= state.energy + ARMIJO * decrease) | flat)
     curved = (slope >= CURVATURE * state.slope) | bent | (state.trials >= trials // 3)
     accepted, longer = active & enough & curved, active & enough & ~curved
-    state = replace(state, evaluations=state.evaluations + 1)
     failed = active & ~accepted & (state.trials >= trials)
     state = _narrowed(state, energy, slope, decrease, active & ~enough, longer)
     if bool(accepted.any()):
@@ -168,6 +167,9 @@ def _narrowed(
     state: DescentState, energy: Tensor, slope: Tensor, decrease: Tensor, shorter: Tensor, longer: Tensor
 ) -> DescentState:
     """The next length to try where the last was too long or too short."""
+    changed, evaluations = shorter | longer, state.evaluations + 1
+    if not bool(changed.any()):  # most steps of a lonely instance
+        return replace(state, evaluations=evaluations)
     step = state.step
     high, low = torch.where(shorter, step, state.high), torch.where(longer, step, state.low)
     excess = energy - state.energy - decrease
@@ -178,9 +180,9 @@ def _narrowed(
     secant = step * state.slope / (state.slope - slope)
     farther = torch.where(slope > state.slope, torch.minimum(torch.maximum(secant, 2 * step), 10 * step), 10 * step)
     tried = torch.where(longer & torch.isinf(high), farther, between)
-    changed = shorter | longer
     return replace(
         state,
+        evaluations=evaluations,
         low=low,
         high=high,
         step=torch.where(changed, tried, step),
