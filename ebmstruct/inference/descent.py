@@ -25,6 +25,10 @@ CURVATURE = 0.9
 """The share of the slope that may be left after a step (Nocedal and Wright 2006, (3.5))."""
 TRIALS = {torch.float64: 45, torch.float32: 24}
 """Trials of one line search; its last steps are below what the precision can tell."""
+LONGEST = 1e15
+"""The largest scale of a step, in lengths of the gradient."""
+UNBOUNDED = -1e20
+"""An energy below this is taken to have no least value; the instance gives up."""
 PATIENCE = 3
 """Iterations in a row without a decrease beyond rounding, after which an instance is done."""
 
@@ -55,7 +59,7 @@ class DescentState:
     point: the best so far.  energy: (B,) float64.  slope: the derivative along the direction.  step: the length to be
     tried next, known to lie between ``low`` and ``high``.  trials: of the present line search.  iterations: accepted
     steps.  largest: the largest entry of the (projected) gradient.  done: nothing left to do.  gave_up: those of them
-    that used up their iterations.
+    that used up their iterations, or whose energy falls without end.
     """
 
     packing: Packing
@@ -203,6 +207,10 @@ def _accepted(
     """The state at the trial point where it was accepted, with what has been learnt on the way."""
     packing = state.packing
     memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted, state.done)
+    straight = accepted & (state.step > 1) & (packing.dot(moved, gradient - state.gradient) <= 0)
+    if bool(straight.any()):  # no curvature to scale by: go on with steps as long as the one that was fine
+        grown = (memory.scale * state.step.to(memory.scale.dtype)).clamp(max=LONGEST)
+        memory = replace(memory, scale=torch.where(straight, grown, memory.scale))
     pick = packing.spread(accepted)
     point = chosen(packing, accepted, trial, state.point)
     rounding = 2 * torch.finfo(gradient.dtype).eps * energy.abs()
@@ -240,7 +248,8 @@ def _aimed(function: SmoothFunction, state: DescentState, anew: Tensor, options:
     stopped = (
         ~(largest > options.least_gradient(gradient.dtype)) | ~state.energy.isfinite() | (state.stalled >= PATIENCE)
     )
-    spent = ~stopped & (state.iterations >= options.max_iterations)
+    endless = (state.energy < UNBOUNDED) & state.energy.isfinite()
+    spent = endless | (~stopped & (state.iterations >= options.max_iterations))
     done = state.done | (anew & (stopped | spent))
     return replace(
         state,

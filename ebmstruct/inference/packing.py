@@ -123,9 +123,9 @@ class Packing:
 
 
 def _even(instance: Tensor | None, sites: int, num_instances: int) -> bool:
+    if not sites or not num_instances or sites % num_instances:
+        return False
     if instance is None:
         return True
-    if not num_instances or sites % num_instances:
-        return False
     each = sites // num_instances
     return torch.equal(instance, torch.arange(num_instances).repeat_interleave(each))
