@@ -27,7 +27,7 @@ TRIALS = {torch.float64: 45, torch.float32: 24}
 """Trials of one line search; its last steps are below what the precision can tell."""
 LONGEST = 1e15
 """The largest scale of a step, in lengths of the gradient."""
-UNBOUNDED = -1e20
+UNBOUNDED = {torch.float64: -1e20, torch.float32: -1e12}
 """An energy below this is taken to have no least value; the instance gives up."""
 PATIENCE = 3
 """Iterations in a row without a decrease beyond rounding, after which an instance is done."""
@@ -109,6 +109,11 @@ def begin_descent(function: SmoothFunction, point: Point, options: DescentOption
         zero.bool(),
     )
     return _aimed(function, state, ~state.done, options)
+
+
+def falls_without_end(energy: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B,) bool: the instances whose finite energy is below all that makes sense in the precision of the point."""
+    return (energy < UNBOUNDED.get(dtype, -1e12)) & energy.isfinite()
 
 
 def minimize_point(
@@ -248,7 +253,7 @@ def _aimed(function: SmoothFunction, state: DescentState, anew: Tensor, options:
     stopped = (
         ~(largest > options.least_gradient(gradient.dtype)) | ~state.energy.isfinite() | (state.stalled >= PATIENCE)
     )
-    endless = (state.energy < UNBOUNDED) & state.energy.isfinite()
+    endless = falls_without_end(state.energy, gradient.dtype)
     spent = endless | (~stopped & (state.iterations >= options.max_iterations))
     done = state.done | (anew & (stopped | spent))
     return replace(
