@@ -124,7 +124,7 @@ def free_energy_refusal(graph: FactorGraph, sum_out: Sequence[str], max_states: 
         return None
     if not fits(graph, latent_blocks(graph, sum_out)[0], max_states):
         return f"its discrete blocks to sum out have more than {max_states:,} joint states and do not become tables"
-    if continuous and not _linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
+    if continuous and not is_linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
         return f"{widest} coordinates to integrate hang together, more than {max_dimension}"
     return None
 
@@ -195,12 +195,12 @@ def free_energy(
     copies = graph.repeat(states.count) if states.count > 1 else graph
     start = {**starting_point(graph, None), **(latent or {})}
     anchor = {n: start[n].repeat(states.count, 1) for n in continuous}
-    if continuous and _linear(graph, continuous) and _widest(graph, continuous) > DENSE:
+    if continuous and is_linear(graph, continuous) and _widest(graph, continuous) > DENSE:
         wide = LinearIntegral.of(copies, continuous, temperature)
         return CopySum(graph, tuple(sum_out), temperature, states, wide, anchor)
     integral = LatentIntegral.of(copies, continuous, temperature, True)
     found = CopySum(graph, tuple(sum_out), temperature, states, integral, anchor)
-    if continuous and not _linear(graph, continuous):
+    if continuous and not is_linear(graph, continuous):
         values = {**start, **first_states(graph), **(given or {})}
         generator = default_generator(None)
         for name, value in values.items():
@@ -214,7 +214,7 @@ def free_energy(
     return found
 
 
-def _linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
+def is_linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
     """Whether every factor that looks at some blocks is a residual whose author says that it is linear."""
     flat = all(isinstance(d := graph.variables[n].domain, Real) and not d.bounded for n in continuous)
     return flat and all(_affine(f) for f in graph.factors if set(f.scope) & set(continuous))
