@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, Continuous, Discrete, Factor, FactorGraph, Real, ResidualFactor, tabulate
 from ebmstruct.graph.tabulation import tabulation_refusal
-from ebmstruct.inference.latent.configurations import Configurations, configurations, fits
+from ebmstruct.inference.latent.configurations import Configurations, configurations, fits, log_configurations
 from ebmstruct.inference.latent.integrals import LatentIntegral, is_quadratic
 from ebmstruct.inference.latent.linear_integral import LinearIntegral
 from ebmstruct.inference.markov import default_generator
@@ -136,6 +137,13 @@ def latent_blocks(graph: FactorGraph, sum_out: Sequence[str]) -> tuple[tuple[str
         n for n in sum_out if isinstance(graph.variables[n].domain, Continuous) and not clamped(graph, n)
     )
     return discrete, continuous
+
+
+def latent_states(graph: FactorGraph, sum_out: Sequence[str]) -> int:
+    """How many copies of the graph a free energy takes: 1 where tables are summed by elimination."""
+    if table_solver(graph, sum_out) is not None:
+        return 1
+    return round(math.exp(min(40.0, log_configurations(graph, latent_blocks(graph, sum_out)[0]))))
 
 
 def _widest(graph: FactorGraph, names: tuple[str, ...]) -> int:
