@@ -187,13 +187,15 @@ def free_energy(
     *,
     given: Values | None = None,
     latent: Values | None = None,
+    dense: bool = False,
 ) -> FreeEnergy:
     """The free energy as a function of the other blocks: ``f(values)`` is (B,), differentiable in continuous values.
 
     Discrete latents are summed exactly; an integral over continuous ones is exact where the energy is quadratic in
     them (residuals that are linear in them), which is found by comparing curvatures at scattered points about
     ``given``, and Laplace's approximation elsewhere (``CopySum.exact`` says which).
-    latent: where modes are looked for.  Call ``free_energy_refusal`` first.
+    latent: where modes are looked for.  dense: no band, however long linear latents are.
+    Call ``free_energy_refusal`` first.
     """
     solver = table_solver(graph, sum_out)
     if solver is not None:
@@ -203,7 +205,7 @@ def free_energy(
     copies = graph.repeat(states.count) if states.count > 1 else graph
     start = {**starting_point(graph, None), **(latent or {})}
     anchor = {n: start[n].repeat(states.count, 1) for n in continuous}
-    if continuous and is_linear(graph, continuous) and _widest(graph, continuous) > DENSE:
+    if continuous and is_linear(graph, continuous) and _widest(graph, continuous) > DENSE and not dense:
         wide = LinearIntegral.of(copies, continuous, temperature)
         return CopySum(graph, tuple(sum_out), temperature, states, wide, anchor)
     integral = LatentIntegral.of(copies, continuous, temperature, True)

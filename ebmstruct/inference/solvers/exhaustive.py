@@ -235,9 +235,7 @@ def _marginal_map(graph: FactorGraph, query: Query, state: Enumeration, result: 
     status = torch.where(torch.isposinf(energy), int(Status.INFEASIBLE), status)
     bound = torch.where(done, energy, -torch.inf)
     assignment = Assignment({**values, **state.fixed})
-    return replace(
-        result, assignment=assignment, energy=energy, lower_bound=bound, status=status, integration="exact"
-    )
+    return replace(result, assignment=assignment, energy=energy, lower_bound=bound, status=status, integration="exact")
 
 
 def _draw(
