@@ -60,6 +60,7 @@ _HOMES = {
         "BlockGibbs",
         "Budget",
         "CPSAT",
+        "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
         "FreeEnergyDescent",
@@ -174,6 +175,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent

@@ -6,6 +6,7 @@ from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImp
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
+from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
@@ -73,6 +74,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Adam,
         MirrorDescent,
         AugmentedLagrangian,
+        ConditionalGaussian,
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
@@ -93,6 +95,7 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "ConditionalGaussian",
     "DualAscent",
     "Exhaustive",
     "FreeEnergyDescent",
