@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.refine import refine
-from ebmstruct.inference.result import Budget
+from ebmstruct.inference.result import Budget, Status
 
 AT_ONCE = 1 << 14
 """Sites and rows of all copies together: a step of the continuous solve then takes a few milliseconds."""
+
+MOST_STEPS = 60
+"""Steps of a continuous solve among many: few joint states need more, and those that crawl are not the best."""
 
 Values = Mapping[str, Tensor]
 """Block name to (C, n) states or (C, n, d) points of C copies."""
@@ -23,13 +26,14 @@ Values = Mapping[str, Tensor]
 class Solved:
     """Minima of C copies. values: by block.  energy, bound: (C, B) float64; a bound of -inf says nothing.
 
-    done: (C, B) bool, whether the solve was not cut short.
+    late: (C, B) bool, whether the deadline came before the solve was done.  settled: whether it was done by itself.
     """
 
     values: dict[str, Tensor]
     energy: Tensor
     bound: Tensor
-    done: Tensor
+    late: Tensor
+    settled: Tensor
 
 
 def copies_of(graph: FactorGraph, times: int) -> FactorGraph:
@@ -51,18 +55,29 @@ def copies_at_once(graph: FactorGraph) -> int:
 
 
 def solve_copies(
-    graph: FactorGraph, copies: FactorGraph, states: Values, points: Values, budget: Budget | None
+    graph: FactorGraph, times: int, states: Values, points: Values, budget: Budget, most: int | None = MOST_STEPS
 ) -> Solved:
-    """The continuous minimum of each copy at its states, from its point on; ``copies``: as many of ``graph``."""
-    times = copies.num_instances // max(1, graph.num_instances)
+    """The continuous minimum of each of ``times`` copies at its states, from its point on.
+
+    budget: its deadline counts, its steps do not.  most: steps of the continuous solve, after which copies that crawl
+    are left where they are; None for no limit.
+    """
+    copies = copies_of(graph, times)
     given = {**points, **states}
-    result = refine(copies, Assignment({n: v.flatten(0, 1) for n, v in given.items()}), budget)
+    inner = replace(budget, max_steps=most)
+    result = refine(copies, Assignment({n: v.flatten(0, 1) for n, v in given.items()}), inner)
     values = {
         n: v.reshape(times, graph.variables[n].num_sites, *v.shape[1:]) for n, v in result.assignment.items()
     }
     shape = (times, graph.num_instances)
-    done = (result.status <= 1).reshape(shape)
-    return Solved(values, result.energy.reshape(shape), result.lower_bound.reshape(shape), done)
+    status = result.status.reshape(shape)
+    return Solved(
+        values,
+        result.energy.double().reshape(shape),
+        result.lower_bound.reshape(shape),
+        status == int(Status.DEADLINE),
+        status <= int(Status.CONVERGED),
+    )
 
 
 def picked(graph: FactorGraph, values: Values, copy: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.inference.latent.configurations import configurations
 from ebmstruct.inference.latent.starts import scattered_copies
-from ebmstruct.inference.mixed.copies import Solved, copies_at_once, copies_of, picked, solve_copies, split
+from ebmstruct.inference.mixed.copies import MOST_STEPS, Solved, copies_at_once, copies_of, picked, solve_copies, split
 from ebmstruct.inference.mixed.parts import discrete_blocks, discrete_part, never_negative, quadratic_inside
 from ebmstruct.inference.result import Budget, Claim, Result, Status
 from ebmstruct.inference.smooth_energy import open_continuous, starting_point
@@ -106,11 +106,11 @@ class Enumerated:
         self.solves += int(todo.sum())
         self._keep(solved, todo)
 
-    def _run(self, states: dict[str, Tensor], points: dict[str, Tensor]) -> Solved:
+    def _run(self, states: dict[str, Tensor], points: dict[str, Tensor], most: int | None = MOST_STEPS) -> Solved:
         times = next(iter(points.values())).shape[0]
-        solved = solve_copies(self.graph, copies_of(self.graph, times), states, points, self.budget)
+        solved = solve_copies(self.graph, times, states, points, self.budget, most)
         self.batches += 1
-        self.cut |= ~solved.done.all(0)
+        self.cut |= solved.late.any(0)
         self.broken |= solved.energy.isnan().any(0)
         return solved
 
@@ -130,6 +130,8 @@ class Enumerated:
         Each keeps the better of what it had and what is found, so that k best stay k different joint states.
         """
         count = min(count, self.energy.shape[0], self.joint.count)
+        if self.stopped or not count:
+            return
         names = [v.name for v in open_continuous(self.graph)]
         scattered = scattered_copies(self.graph, names, self.init, starts + 1, distance, generator)
         around = scattered_copies(self.graph, names, self._best_point(), starts + 1, distance, generator)
@@ -142,6 +144,14 @@ class Enumerated:
             if begin < 2:  # where the best ended, and where the neighbour in the ranking did
                 others = {n: (v[:1].expand_as(v) if begin else v.roll(1, 0)).clone() for n, v in points.items()}
             self._improve(self._run(states, others), count)
+
+    def finish(self) -> None:
+        """Solve the k best from where they are until they are done, without a limit of steps."""
+        if self._over():
+            return
+        count = min(self.k, self.energy.shape[0])
+        solved = self._run(*split(self.graph, {n: v[:count] for n, v in self.values.items()}), None)
+        self._improve(solved, count)
 
     def _best_point(self) -> Assignment:
         return Assignment({n: self.values[n][0] for n in self.start})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -49,15 +50,13 @@ class MixedEnumeration(Solver):
         if reason is not None:
             return reason
         most = log_configurations(graph, discrete_blocks(graph))
-        if most > _log(self.max_assignments):
+        if most > math.log(self.max_assignments) + 1e-9:
             return f"an instance has about 1e{most / 2.302585:.0f} joint states, more than {self.max_assignments:,}"
         return None
 
     def cost(self, graph: FactorGraph, query: Query) -> Cost | None:
-        from math import exp
-
         sites = sum(v.num_sites for v in graph.variables.values())
-        most = exp(min(log_configurations(graph, discrete_blocks(graph)), 60.0))
+        most = math.exp(min(log_configurations(graph, discrete_blocks(graph)), 60.0))
         return Cost(1e3 * most * sites, round(most))
 
     def solve(
@@ -71,12 +70,7 @@ class MixedEnumeration(Solver):
     ) -> Answer:
         run = Enumerated(graph, query.k, init, budget or Budget())
         run.enumerate()
-        if not run.exact and self.polished and not run.stopped:
+        if not run.exact:
             run.polish(self.polished, self.starts, self.start_distance, generator)
+            run.finish()
         return replace(run.result(), solver=self.name)
-
-
-def _log(number: int) -> float:
-    from math import log
-
-    return log(number) + 1e-9
