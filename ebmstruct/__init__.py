@@ -82,6 +82,7 @@ _HOMES = {
         "Marginals",
         "MeanField",
         "MiniBucket",
+        "NUTS",
         "ParallelTempering",
         "Query",
         "ReplicaExchange",
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
+    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling

@@ -167,7 +167,9 @@ class _Choosing:
         exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
         if ask is Ask.LOG_PARTITION:
             return self.first_of([*exact, s.AnnealedImportanceSampling()])
-        return self.first_of([*exact, s.HMC(), s.ReplicaExchange()])
+        if ask is Ask.MARGINALS:
+            return self.first_of([*exact, s.NUTS(), s.Gaussian()])
+        return self.first_of([*exact, s.NUTS(), s.HMC(), s.ReplicaExchange()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""

@@ -224,7 +224,7 @@ def run_chains(
     """
     budget = budget or Budget()
     copies = graph if chains == 1 else graph.repeat(chains)
-    state = sampler.init(copies, _starts(graph, init, chains), generator)
+    state = sampler.init(copies, chain_starts(graph, init, chains), generator)
     wanted = -(-query.num_samples // chains)
     trace = Trace(wanted, burn_in, thinning, frozenset(n for n in graph.variables if clamped(graph, n)))
     most = burn_in + wanted * thinning
@@ -247,8 +247,8 @@ def run_chains(
     return _collected(graph, trace, state, chains, status)
 
 
-def _starts(graph: FactorGraph, init: Assignment | None, chains: int) -> Assignment | None:
-    """Values of all chains' copies, chain after chain."""
+def chain_starts(graph: FactorGraph, init: Assignment | None, chains: int) -> Assignment | None:
+    """Values of all chains' copies, chain after chain, from those of the graph or of every chain (a leading axis)."""
     if init is None:
         return None
     values = {}

@@ -13,7 +13,7 @@ from ebmstruct.graph import Continuous, Factor, FactorGraph
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
+class LatentComponents:
     """The components of latent sites, and their coordinates in the vector of all latent steps.
 
     A step is the blocks' (n, t) steps, flattened one block after another.
@@ -57,7 +57,7 @@ class Components:
         return tuple(p.reshape(n, t) for p, n, t in zip(parts, self.sizes, self.widths, strict=True))
 
 
-def components(graph: FactorGraph, names: Sequence[str]) -> Components:
+def components(graph: FactorGraph, names: Sequence[str]) -> LatentComponents:
     """The components of the open sites of some continuous blocks, all other blocks being given.
 
     Two sites are in one component where a row looks at both; a factor without an index joins all of an instance.
@@ -84,7 +84,7 @@ def components(graph: FactorGraph, names: Sequence[str]) -> Components:
     owner[number] = instance[is_open]
     coordinate, inside = _coordinates(component, kept.size, sizes, widths)
     rows = {label: _component_of_rows(m, component, kept.size) for label, m in members.items()}
-    return Components(tuple(names), widths, sizes, coordinate, inside, torch.from_numpy(owner), rows)
+    return LatentComponents(tuple(names), widths, sizes, coordinate, inside, torch.from_numpy(owner), rows)
 
 
 def _open(graph: FactorGraph, name: str) -> Tensor:

@@ -69,6 +69,12 @@ class CopySum:
         """Whether the integrals are Gaussian ones, or there is none."""
         return self.integral.exact
 
+    @property
+    def drawable(self) -> bool:
+        """Whether Laplace's method can be corrected by draws: some integral is not exact, and all are over vectors."""
+        flat = all(isinstance(self.graph.variables[n].domain, Real) for n in self.anchor)
+        return not self.exact and flat
+
     def spread(self, given: Values) -> dict[str, Tensor]:
         """The values of the other blocks in every copy, with each copy's latent states."""
         count = self.states.count

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Continuous, FactorGraph, Real
-from ebmstruct.inference.latent.components import Components, components
+from ebmstruct.inference.latent.components import LatentComponents, components
 
 Values = Mapping[str, Tensor]
 NEWTON_STEPS = 60
@@ -43,7 +43,7 @@ class LatentIntegral:
 
     graph: FactorGraph
     temperature: float
-    parts: Components
+    parts: LatentComponents
     quadratic: bool
 
     @property
@@ -96,10 +96,11 @@ class LatentIntegral:
                 values = self.moved(values, self.parts.unpack(-_solve(here.hessian, here.gradient)))
                 again = self.expand(given, values)  # what rounding has left
                 return self.moved(values, self.parts.unpack(-_solve(again.hessian, again.gradient)))
+            tiny = self._rounding(values)
             for _ in range(NEWTON_STEPS):
                 step = -_absolute_solve(here.hessian, here.gradient)
                 slope = self._by_instance((step * here.gradient).sum(1))
-                if bool(((slope.abs() <= 1e-22 + 1e-15 * here.energy.abs()) | slope.isnan()).all()):
+                if bool(((slope.abs() <= tiny + 4 * tiny * here.energy.abs()) | slope.isnan()).all()):
                     break
                 found, moving = self._searched(given, values, step, here.energy, slope)
                 if not moving:
@@ -142,12 +143,17 @@ class LatentIntegral:
         zero = rows.new_zeros(self.graph.num_instances, dtype=torch.float64)
         return zero.index_add(0, self.parts.instance, rows.double())
 
+    def _rounding(self, values: Values) -> float:
+        """The relative precision of energies."""
+        single = any(values[n].dtype != torch.float64 for n in self.parts.names)
+        return torch.finfo(torch.float32 if single else torch.float64).eps
+
     def _searched(
         self, given: Values, values: Values, step: Tensor, energy: Tensor, slope: Tensor
     ) -> tuple[dict[str, Tensor], bool]:
         """The values after a step that lowers each instance's energy, and whether any moves."""
         length = torch.where(slope < 0, 1.0, 0.0)
-        slack = 4 * torch.finfo(torch.float64).eps * energy.abs()
+        slack = 4 * self._rounding(values) * energy.abs()
         for _ in range(HALVINGS):
             trial = self.moved(values, self.parts.unpack(length[self.parts.instance][:, None] * step))
             now = self.graph.energy({**given, **trial})

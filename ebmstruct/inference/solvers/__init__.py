@@ -30,6 +30,7 @@ from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
+from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
@@ -56,6 +57,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Langevin,
         MALA,
         HMC,
+        NUTS,
         BeliefPropagation,
         MeanField,
         MiniBucket,
@@ -109,6 +111,7 @@ __all__ = [
     "MarginalSearch",
     "MeanField",
     "MiniBucket",
+    "NUTS",
     "ParallelTempering",
     "ReplicaExchange",
     "RoofDuality",

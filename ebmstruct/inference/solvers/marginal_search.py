@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +13,7 @@ from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.descent import DescentOptions
 from ebmstruct.inference.latent.free_descent import Descended, descend_free_energy
 from ebmstruct.inference.latent.free_energy import FreeEnergy, free_energy, free_energy_refusal
-from ebmstruct.inference.latent.free_minimum import summed_refusal
+from ebmstruct.inference.latent.free_minimum import LOST, summed_refusal
 from ebmstruct.inference.latent.starts import random_states, scattered_copies
 from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.multi_start import best_start, of_start, values_of_start
@@ -84,8 +84,15 @@ class MarginalSearch(Solver):
         ended = Status.DEADLINE if search.budget.expired else Status.MAX_STEPS
         status = torch.where(done, int(Status.CONVERGED), int(ended))
         status = torch.where(torch.isposinf(energy), int(Status.INFEASIBLE), status)
-        status = torch.where(energy.isnan() | torch.isneginf(energy), int(Status.NONFINITE), status)
-        stats = {"sweeps": search.sweeps, "evaluations": search.evaluations, "latent": "minimiser given the others"}
+        lost = energy.isnan() | torch.isneginf(energy)
+        status = torch.where(lost, int(Status.NONFINITE), status)
+        stats: dict[str, Any] = {
+            "sweeps": search.sweeps,
+            "evaluations": search.evaluations,
+            "latent": "minimiser given the others",
+        }
+        if bool(lost.any()):
+            stats["reason"] = LOST
         if "error" in best.stats:
             stats["error"] = of_start(self.starts, chosen, best.stats["error"])
         return Result(
