@@ -7,7 +7,16 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.graph.tabulation import tabulate, tabulation_refusal
-from ebmstruct.inference.mixed.copies import MOST_STEPS, Solved, Values, copies_at_once, copies_of, picked, solve_copies, split
+from ebmstruct.inference.mixed.copies import (
+    MOST_STEPS,
+    Solved,
+    Values,
+    copies_at_once,
+    copies_of,
+    picked,
+    solve_copies,
+    split,
+)
 from ebmstruct.inference.mixed.moves import Moves
 from ebmstruct.inference.result import Budget, Query, Result, Status
 
