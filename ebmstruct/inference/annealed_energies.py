@@ -128,6 +128,12 @@ class EnergyPath(AnnealedPath):
         return self.walkers.bad.reshape(self.particles, -1).any(0)
 
     @property
+    def nowhere(self) -> Tensor:
+        """(B,) bool: the instances in which every particle's energy is infinite: no allowed assignment was met."""
+        energy = self.walkers.standing.energy.reshape(self.particles, -1)
+        return torch.isposinf(energy).all(0) & ~self.bad
+
+    @property
     def potential(self) -> Tensor:
         log_end = -self.walkers.standing.energy / self.setting.temperature
         if self.base is not None:
@@ -150,7 +156,7 @@ class EnergyPath(AnnealedPath):
             size, weight = setting.steps.at(beta), (1.0 - beta).repeat(self.particles)
             step = (size * jitter).repeat(self.particles)
             accepted = (
-                self.walkers.walk(inverse, step, setting.leapfrog_steps, setting.generator, self.base, weight)
+                self.walkers.walk(inverse, step, setting.leapfrog_steps, budget, setting.generator, self.base, weight)
                 .reshape(self.particles, -1)
                 .mean(0)
             )

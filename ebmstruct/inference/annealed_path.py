@@ -17,8 +17,8 @@ PILOT_SHARE = 0.9
 """Conditional effective size of the pilot's steps; the run divides each of them."""
 PILOT_MOST = 2000
 """Steps of the pilot at the most."""
-SHORTEST = 4
-"""Points of a path at the least, where time is short."""
+TIME_SHARE = 0.8
+"""The part of the time that is left for which steps are planned."""
 
 
 class AnnealedPath(ABC):
@@ -59,19 +59,19 @@ class Annealed:
     status: Status
 
 
-def place_points(path: AnnealedPath, share: float, most: int, budget: Budget) -> tuple[Tensor, float]:
+def place_points(path: AnnealedPath, share: float, most: int, pilot_most: int, budget: Budget) -> Tensor:
     """(K + 1, B): points from 0 to 1 such that each step keeps a conditional effective size of about ``share``.
 
-    A pilot of the path's particles goes in coarse steps, each as long as PILOT_SHARE allows, and its steps are then
-    divided evenly; with more than ``most`` they are thinned. Since a step's loss grows with the square of its length,
-    d parts lose d times less in all. Also the seconds that a move of the pilot took. The run must take fresh
-    particles: then points are fixed before it begins, and its weights are unbiased.
+    A pilot of the path's particles goes in coarse steps, each as long as PILOT_SHARE allows and ``pilot_most`` of them
+    at the most, and its steps are then divided evenly; with more than ``most`` they are thinned. Since a step's loss
+    grows with the square of its length, d parts lose d times less in all. The run must take fresh particles: then
+    points are fixed before it begins, and its weights are unbiased.
     """
     instances = path.log_start.shape[0]
     beta = torch.zeros(instances, dtype=torch.float64)
     log_weights = torch.zeros_like(path.potential)
-    points, began = [beta], time.perf_counter()
-    while bool((beta < 1).any()) and len(points) <= PILOT_MOST and not budget.expired:
+    points = [beta]
+    while bool((beta < 1).any()) and len(points) <= min(PILOT_MOST, pilot_most) and not budget.expired:
         potential = path.potential
         after = next_beta(beta, log_weights, potential, PILOT_SHARE)
         log_weights = torch.where(potential.isfinite(), log_weights + (after - beta) * potential, -torch.inf)
@@ -79,13 +79,12 @@ def place_points(path: AnnealedPath, share: float, most: int, budget: Budget) ->
         beta = after
         path.move(beta, budget, tune=True)
         points.append(beta)
-    seconds = (time.perf_counter() - began) / max(1, len(points) - 1)
     if bool((beta < 1).any()):
         points.append(torch.ones_like(beta))
     coarse = torch.stack(points)
     parts = max(1, round(((1.0 / PILOT_SHARE - 1.0) / (1.0 / share - 1.0)) ** 0.5))
     wanted = max(1, min(most, parts * (coarse.shape[0] - 1)))
-    return thinned(coarse, wanted), seconds
+    return thinned(coarse, wanted)
 
 
 def thinned(points: Tensor, wanted: int) -> Tensor:
@@ -101,23 +100,34 @@ def thinned(points: Tensor, wanted: int) -> Tensor:
 
 
 def anneal(path: AnnealedPath, points: Tensor, budget: Budget) -> Annealed:
-    """Weigh and move the particles along ``points``; where the budget ends they jump to the end of the path.
+    """Weigh and move the particles along ``points``; where time is short some points are left out.
 
-    Weights stay unbiased after such a jump; they only vary more. Source: Neal (2001).
+    How many is told by the time that the steps before took; where the budget ends the particles jump to the end of the
+    path. Weights stay unbiased; they only vary more. Source: Neal (2001).
     """
     log_weights = torch.zeros_like(path.potential)
-    status, steps, last = Status.CONVERGED, 0, points.shape[0] - 1
-    while steps < last:
-        following = steps + 1
-        if steps and budget.expired:
-            status, following = Status.DEADLINE, last
-        step = points[following] - points[steps]
+    status, at, steps, last = Status.CONVERGED, 0, 0, points.shape[0] - 1
+    began = time.monotonic()
+    while at < last:
+        following = min(last, at + _stride(last - at, steps, time.monotonic() - began, budget))
+        if following > at + 1:
+            status = Status.DEADLINE
+        step = points[following] - points[at]
         gain = torch.where(step > 0, step * path.potential, 0.0)  # an instance at 1 already gains nothing, not NaN
-        log_weights, steps = log_weights + gain, following
-        if status is Status.DEADLINE:
-            break
-        path.move(points[steps], budget)
+        log_weights, at, steps = log_weights + gain, following, steps + 1
+        if at < last or not budget.expired:
+            path.move(points[at], budget)
     return Annealed(path.finish(log_weights), steps, status)
+
+
+def _stride(left: int, steps: int, seconds: float, budget: Budget) -> int:
+    """How many of the points that are left the next step covers."""
+    if budget.expired:
+        return left
+    if budget.deadline is None or not steps:
+        return 1
+    affordable = TIME_SHARE * budget.remaining * steps / max(seconds, 1e-9)
+    return max(1, min(left, -(-left // max(1, int(affordable)))))
 
 
 def _worn_out(log_weights: Tensor) -> Tensor:

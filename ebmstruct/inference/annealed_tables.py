@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from ebmstruct.inference.kernels.search.sweeps_numba import Problem
 
 
+def laid_out(view: TableView, temperature: float) -> Problem:
+    """The view's rows for sweeps, with finite penalties in place of infinite entries."""
+    hard = bool(np.isposinf(view.arrays[1]).any())
+    return lay_out(view, penalty_of(view) + 10.0 * temperature if hard else None)
+
+
 @dataclass(eq=False)
 class TablePath(AnnealedPath):
     """P particles over the open sites of a table view; they move by heat-bath sweeps.
@@ -37,11 +43,15 @@ class TablePath(AnnealedPath):
 
     @classmethod
     def begin(
-        cls, view: TableView, temperature: float, particles: int, sweeps: int, generator: Generator | None
+        cls,
+        view: TableView,
+        problem: Problem,
+        temperature: float,
+        particles: int,
+        sweeps: int,
+        generator: Generator | None,
     ) -> TablePath:
-        """Particles drawn uniformly."""
-        hard = bool(np.isposinf(view.arrays[1]).any())
-        problem = lay_out(view, penalty_of(view) + 10.0 * temperature if hard else None)
+        """Particles drawn uniformly; ``problem`` is the view ``laid_out``."""
         random = seed_state(generator, particles + 1)
         rng = np.random.default_rng(int(random[-1, 0]))
         x = rng.integers(0, view.num_states, (particles, view.num_sites)).astype(np.int64)
@@ -87,7 +97,7 @@ class TablePath(AnnealedPath):
         return log_weights.masked_fill(torch.from_numpy(broken & open_instances), -torch.inf)
 
     def expectations(self, weights: Tensor) -> dict[str, Any]:
-        flat = np.zeros(int(self.view.starts[-1]))
         own = weights.numpy()[:, self.view.instance]
-        np.add.at(flat, (self.view.starts[:-1] + self.x).reshape(-1), own.reshape(-1))
+        states = (self.view.starts[:-1] + self.x).reshape(-1)
+        flat = np.bincount(states, own.reshape(-1), int(self.view.starts[-1]))
         return {"beliefs": self.view.expand_beliefs(torch.from_numpy(flat))}

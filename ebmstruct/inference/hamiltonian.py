@@ -8,19 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.motion import Motion
-from ebmstruct.inference.smooth_energy import Point, Step
+from ebmstruct.inference.motion import Here, Motion
+from ebmstruct.inference.smooth_energy import Step
 
 TOO_HIGH = 1000.0
 """A proposal whose total energy rises by more (in units of the temperature) counts as divergent (as in Stan)."""
-
-
-class Here(NamedTuple):
-    """A point with its energy (B,) and its gradient."""
-
-    point: Point
-    energy: Tensor
-    gradient: Step
 
 
 class Draw(NamedTuple):
@@ -54,20 +46,20 @@ def leapfrog(
     steps: int,
     temperature: float,
     scale: Sequence[Tensor] | None = None,
-) -> tuple[Here, Sequence[Tensor]]:
-    """The end of ``steps`` leapfrog steps of length ``size``, and the momentum there, which may be written over.
+) -> tuple[Here, Sequence[Tensor], float]:
+    """The end of ``steps`` leapfrog steps of length ``size``, the momentum there (not shared), and the temperature.
 
     The Hamiltonian is E / temperature + |momentum|^2 / 2. scale: for each block (n, t) or (n, 1) square roots of an
     inverse diagonal mass: positions and momenta both move by ``size * scale``. Cost: ``steps`` gradients.
     """
     full, half = size / temperature, 0.5 * size / temperature
-    point, gradient = here.point, here.gradient
+    point, energy, gradient = here
     momentum = _kicked(momentum, gradient, half, scale)
     for last in range(steps - 1, -1, -1):
         point, momentum = motion.drift(point, momentum, size, scale)
         energy, gradient = motion.energy.with_gradient(point)
         _kick(momentum, gradient, full if last else half, scale)
-    return Here(point, energy, gradient), momentum
+    return Here(point, energy, gradient), momentum, temperature
 
 
 def _kicked(
@@ -88,25 +80,13 @@ def _kick(momentum: Sequence[Tensor], gradient: Step, time: float, scale: Sequen
             p.addcmul_(g, s, value=-time)
 
 
-class Verdict(NamedTuple):
-    """The state after a Metropolis test, (B,) bool where the proposal was taken, and where it diverged (None: nowhere).
-
-    surplus: (B,) by how much the test was passed: the log of the acceptance ratio and an Exp(1).
-    """
-
-    here: Here
-    accepted: Tensor
-    divergent: Tensor | None
-    surplus: Tensor
-
-
-def metropolis(
+def surplus_of(
     motion: Motion, old: Here, new: Here, momentum: Sequence[Tensor], allowance: Tensor, temperature: float
-) -> Verdict:
-    """Take or refuse each instance's proposal (Metropolis et al. 1953; Duane et al. 1987 with momenta).
+) -> Tensor:
+    """(B,) by how much the Metropolis test of a proposal is passed: the log of its ratio, and an Exp(1).
 
-    An energy that is not finite is refused, unless the old one was not either and the new one is. ``momentum``: at
-    the end of the trajectory; written over.
+    momentum: at the end of the trajectory; written over.
+    Source: Metropolis et al. (1953); with momenta Duane et al. (1987).
     """
     if len(momentum) == 1 and motion.energy.instances[0] is None:
         kinetic = momentum[0].square_().sum(-1)
@@ -115,30 +95,22 @@ def metropolis(
     surplus = old.energy - new.energy
     if temperature != 1.0:
         surplus.div_(temperature)
-    surplus.add_(kinetic, alpha=-0.5).add_(allowance)
-    low, high = torch.aminmax(surplus)
-    least = float(low)
-    divergent = None
-    if not (least > -TOO_HIGH and float(high) < torch.inf):  # NaN too
-        fine = new.energy.isfinite()
-        surplus = torch.where(fine & ~old.energy.isfinite(), torch.inf, torch.where(fine, surplus, -torch.inf))
-        surplus = surplus.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        divergent = surplus < -TOO_HIGH
-        least = -torch.inf
-    accepted = surplus > 0
-    if least > 0:  # all of them
-        return Verdict(new, accepted, None, surplus)
-    if len(momentum) == 1 and motion.energy.instances[0] is None:
-        site = accepted[:, None]
-        here = Here(
-            (torch.where(site, new.point[0], old.point[0]),),
-            torch.where(accepted, new.energy, old.energy),
-            (torch.where(site, new.gradient[0], old.gradient[0]),),
-        )
-        return Verdict(here, accepted, divergent, surplus)
-    where = motion.energy.where
+    return surplus.add_(kinetic, alpha=-0.5).add_(allowance)
+
+
+def chosen(motion: Motion, accepted: Tensor, new: Here, old: Here) -> Here:
+    """In each instance the new place where ``accepted`` (B,) bool, else the old one."""
     energy = torch.where(accepted, new.energy, old.energy)
-    here = Here(
-        where(accepted, new.point, old.point), energy, where(accepted, new.gradient, old.gradient)
-    )  # fmt: skip
-    return Verdict(here, accepted, divergent, surplus)
+    if len(new.point) == 1 and motion.energy.instances[0] is None:
+        site = accepted[:, None]
+        point = torch.where(site, new.point[0], old.point[0])
+        return Here((point,), energy, (torch.where(site, new.gradient[0], old.gradient[0]),))
+    where = motion.energy.where
+    return Here(where(accepted, new.point, old.point), energy, where(accepted, new.gradient, old.gradient))
+
+
+def guarded(surplus: Tensor, old: Here, new: Here) -> Tensor:
+    """The surplus where energies may be infinite or NaN: such a proposal is refused; from such a place others are taken."""
+    fine = new.energy.isfinite()
+    surplus = torch.where(fine & ~old.energy.isfinite(), torch.inf, torch.where(fine, surplus, -torch.inf))
+    return surplus.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -329,7 +329,7 @@ class LeastSquares:
         return Progress(
             {**self.values, **dict(zip(self.view.names, self.point, strict=True))},
             torch.from_numpy(self.energy + self.constant),
-            torch.from_numpy(self.lower_bound + self.constant),
+            torch.from_numpy(np.where(self.constant == np.inf, np.inf, self.lower_bound) + self.constant),
             torch.from_numpy(self.done.copy()),
         )
 

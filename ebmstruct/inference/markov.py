@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
+from ebmstruct.inference.diagnostics.glance import glance
 from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
 from ebmstruct.inference.result import Budget, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels
@@ -33,10 +34,10 @@ class ChainState:
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """The states of several steps done together: block name to (k, n, d), and energies (k, B)."""
+    """The states of k steps done together: block name to k states (n, d), or to one tensor (k, n, d); energies (B,)."""
 
-    values: Mapping[str, Tensor]
-    energy: Tensor
+    values: Mapping[str, Sequence[Tensor] | Tensor]
+    energy: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +181,19 @@ class Trace:
         first = (self.burn_in + self.thinning - before - 1) % self.thinning
         first += -(-max(0, self.burn_in - before - first) // self.thinning) * self.thinning
         row = self.rows
-        count = min(len(range(first, path.energy.shape[0], self.thinning)), self.wanted - row)
+        count = min(len(range(first, len(path.energy), self.thinning)), self.wanted - row)
         if count <= 0:
             return
         part = slice(first, first + (count - 1) * self.thinning + 1, self.thinning)
         for name, values in path.values.items():
             if not row:
-                self.values[name] = values.new_empty((self.wanted, *values.shape[1:]))
-            self.values[name][row : row + count] = values[part]
-        self.energies += path.energy[part].unbind()
+                self.values[name] = values[0].new_empty((self.wanted, *values[0].shape))
+            target = self.values[name][row : row + count]
+            if isinstance(values, Tensor):
+                target.copy_(values[part])
+            else:
+                torch.stack(values[part], out=target)  # type: ignore[arg-type]
+        self.energies += path.energy[part]
         self.rows = row + count
 
     def _sum(self, name: str, figure: Tensor | None, weight: int) -> None:
@@ -220,7 +225,7 @@ def run_chains(
     """
     budget = budget or Budget()
     copies = graph if chains == 1 else graph.repeat(chains)
-    state = sampler.init(copies, _starts(graph, init, chains), generator)
+    state = sampler.init(copies, chain_starts(graph, init, chains), generator)
     wanted = -(-query.num_samples // chains)
     trace = Trace(wanted, burn_in, thinning, frozenset(n for n in graph.variables if clamped(graph, n)))
     most = burn_in + wanted * thinning
@@ -243,8 +248,8 @@ def run_chains(
     return _collected(graph, trace, state, chains, status)
 
 
-def _starts(graph: FactorGraph, init: Assignment | None, chains: int) -> Assignment | None:
-    """Values of all chains' copies, chain after chain."""
+def chain_starts(graph: FactorGraph, init: Assignment | None, chains: int) -> Assignment | None:
+    """Values of all chains' copies, chain after chain, from those of the graph or of every chain (a leading axis)."""
     if init is None:
         return None
     values = {}
@@ -291,6 +296,7 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
 
     Draws that an early end of the budget left out are repeats of those there are. stats: ``acceptance`` (B,),
     ``r_hat`` block name to the largest of its sites, ``effective_samples`` (B,) of the energy, ``distinct``.
+    ``warnings`` say where chains disagree or do not move, as far as a glance tells; ``diagnose`` looks at everything.
     An instance that is at no finite energy in any draw ends NONFINITE, or INFEASIBLE where constraints may be why.
     """
     draws, chains = collected.energy.shape[:2]
@@ -298,6 +304,8 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
     some = slice(count) if count <= total else torch.arange(count) % total
     values = {k: v.flatten(0, 1)[some] for k, v in collected.values.items()}
     energy = collected.energy.flatten(0, 1)[some]
+    known = stats.get("r_hat") or _discrete_agreement(collected)
+    agreement, warnings = glance(collected.values, collected.acceptance, collected.divergences, known)
     found: dict[str, Any] = {
         "acceptance": collected.acceptance,
         "effective_samples": effective_samples(collected.energy),
@@ -305,17 +313,16 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
         "distinct": min(total, count),
         **({} if collected.divergences is None else {"divergences": collected.divergences}),
         **collected.counts,
-        **_agreement(collected, stats.get("r_hat")),
         **stats,
+        "r_hat": agreement,
     }
     status = _ended(graph, collected)
-    return Samples(values, energy, False, status, name, found, chains=chains)
+    return Samples(values, energy, False, status, name, found, chains=chains, warnings=warnings)
 
 
-def _agreement(collected: Collected, known: Mapping[str, float] | None) -> dict[str, Any]:
-    """How well the chains agree, block by block: the one place for figures of continuous blocks too."""
-    discrete = {k: v for k, v in collected.values.items() if not v.is_floating_point()}
-    return {"r_hat": known or {k: r_hat(v) for k, v in discrete.items()}}
+def _discrete_agreement(collected: Collected) -> dict[str, float]:
+    """The largest R-hat of each discrete block."""
+    return {k: r_hat(v) for k, v in collected.values.items() if not v.is_floating_point()}
 
 
 def _ended(graph: FactorGraph, collected: Collected) -> Tensor:

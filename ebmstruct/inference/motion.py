@@ -99,9 +99,10 @@ class Motion:
                 turned.append(torch.where(flips, -v, v))
         return tuple(out), turned
 
-    def finite(self, energy: Tensor) -> bool:
-        """Whether all energies are finite, by one reduction (False also where finite ones are too large to be added)."""
-        return math.isfinite(float(energy.sum()))
+
+def all_finite(energy: Tensor) -> bool:
+    """Whether all energies are finite, by one reduction (False also where finite ones are too large to be added)."""
+    return math.isfinite(float(energy.sum()))
 
 
 def reflected(x: Tensor, wall: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -119,6 +120,14 @@ def reflected(x: Tensor, wall: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     y = torch.where(both & outside, folded, single)
     y = torch.minimum(torch.maximum(y, lower), upper)  # rounding; and bounds that meet
     return y, outside & torch.where(both, over, True)
+
+
+class Here(NamedTuple):
+    """A point with its energy (B,) and its gradient."""
+
+    point: Point
+    energy: Tensor
+    gradient: Step
 
 
 class Place(NamedTuple):
@@ -155,7 +164,7 @@ def begin(graph: FactorGraph, y: Assignment | None, generator: Generator | None)
         step = tuple(length * z if open_ else 0 * z for z, open_ in zip(noise, free, strict=True))
         point = smooth.where(bad, motion.moved(home, step), point)
         energy, gradient = smooth.with_gradient(point)
-        if motion.finite(energy):
+        if all_finite(energy):
             break
         bad = ~energy.isfinite()
         length *= 0.8
@@ -202,21 +211,18 @@ def versions(graph: FactorGraph) -> tuple[int, ...]:
     return tuple(out)
 
 
-def unharmed(
-    motion: Motion, point: Point, energy: Tensor, gradient: Step, new: tuple[Point, Tensor, Step]
-) -> tuple[Point, Tensor, Step, Tensor]:
-    """The new point, energy and gradient where that energy is finite, else the old ones; and (B,) bool where refused.
+def unharmed(motion: Motion, old: Here, new: Here) -> tuple[Here, Tensor]:
+    """The new place where its energy is finite, else the old one; and (B,) bool where it is refused.
 
-    A gradient that is not finite counts as zero at the old point, so that noise leads away from there.
+    A gradient that is not finite counts as zero at the old place, so that noise leads away from there.
     """
-    fine = new[1].isfinite()
-    calm = tuple(torch.where(g.isfinite(), g, 0.0) for g in gradient)
-    return (
-        motion.energy.where(fine, new[0], point),
-        torch.where(fine, new[1], energy),
-        motion.energy.where(fine, new[2], calm),
-        ~fine,
+    fine = new.energy.isfinite()
+    calm = tuple(torch.where(g.isfinite(), g, 0.0) for g in old.gradient)
+    where = motion.energy.where
+    kept = Here(
+        where(fine, new.point, old.point), torch.where(fine, new.energy, old.energy), where(fine, new.gradient, calm)
     )
+    return kept, ~fine
 
 
 def chain_refusal(graph: FactorGraph, query: Query, chains: int, *, adjusted: bool) -> str | None:

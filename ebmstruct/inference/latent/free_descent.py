@@ -9,12 +9,20 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.graph import FactorGraph
+from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.descent import DescentOptions, DescentState, PointFunction, begin_descent, descend
-from ebmstruct.inference.latent.free_energy import CopySum, FreeEnergy, first_states, free_energy, soft_minimum
+from ebmstruct.inference.latent.free_energy import (
+    CopySum,
+    FreeEnergy,
+    first_states,
+    free_energy,
+    is_convex,
+    soft_minimum,
+)
+from ebmstruct.inference.latent.integrals import LatentIntegral
 from ebmstruct.inference.latent.starts import space_over
 from ebmstruct.inference.latent.weighting import WeightedIntegral
-from ebmstruct.inference.result import Budget, Query
+from ebmstruct.inference.result import Budget, Query, Result, Status
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy
 
 ROUNDS = 3
@@ -78,13 +86,14 @@ def descend_free_energy(
     run = _Run(space, budget, options)
     point = tuple(outer[n] for n in continuous)
     exact = not isinstance(function, CopySum) or function.exact
-    if continuous:
+    if continuous and is_convex(graph, query.sum_out) and (joint := run.joint(copies, query)) is not None:
+        point = joint
+    elif continuous:
         function, point = run.descend(function, point)
     values = {**space.fixed, **dict(zip(continuous, point, strict=True))}
     integration, error = "exact" if exact else "laplace", None
     with torch.no_grad():
-        if not exact and samples:
-            assert isinstance(function, CopySum)
+        if samples and isinstance(function, CopySum) and function.drawable:
             energy, error, point = run.weighted(function, point, samples, generator)
             values |= dict(zip(continuous, point, strict=True))
             integration = "importance_weighted"
@@ -146,6 +155,22 @@ class _Run:
             self.evaluations += 1
         return state
 
+    def joint(self, copies: FactorGraph, query: Query) -> Point | None:
+        """The point of least energy over outputs and latents together, of a quadratic energy; None where it is none.
+
+        The integral over the latents then adds a constant, so that the point is that of least free energy too.
+        """
+        from ebmstruct.inference.solvers import Gaussian
+
+        states = {n: v for n, v in self.space.fixed.items() if isinstance(copies.variables[n].domain, Discrete)}
+        fixed = copies.condition(Assignment(states)) if states else copies
+        if Gaussian().refuse(fixed, Query()) is not None:
+            return None
+        found = Gaussian().solve(fixed, Query(), budget=self.budget)
+        assert isinstance(found, Result)
+        self.finished = found.status <= int(Status.CONVERGED)
+        return tuple(found.assignment[n] for n in self.space.names)
+
     def descend(self, function: FreeEnergy, point: Point) -> tuple[FreeEnergy, Point]:
         """The point of least free energy; modes of latents are looked for near those of the last point."""
         if not isinstance(function, CopySum) or function.exact:
@@ -173,14 +198,13 @@ class _Run:
 
         The noise stays the same; about which modes and how wide it is laid is renewed after each descent.
         """
-        seed = generator.initial_seed()
+        assert isinstance(function.integral, LatentIntegral)
+        integral, seed = function.integral, generator.initial_seed()
         for turn in range(ROUNDS):
             values = self.values(point)
             function = replace(function, anchor=function.modes(values))
             spread = function.spread(values)
-            draws = WeightedIntegral.about(
-                function.integral, spread, function.anchor, samples, Generator().manual_seed(seed)
-            )
+            draws = WeightedIntegral.about(integral, spread, function.anchor, samples, Generator().manual_seed(seed))
             if turn == ROUNDS - 1 or not self.space.names or self.stops():
                 break
             f = PointFunction(self.space, lambda p, d=draws, g=function: weighted_sum(g, d, self.values(p))[0])  # type: ignore[misc]

@@ -11,13 +11,17 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.annealed_energies import EnergyPath, Setting, energy_refusal
-from ebmstruct.inference.annealed_path import SHORTEST, AnnealedPath, anneal, place_points, thinned
-from ebmstruct.inference.annealed_tables import TablePath
+from ebmstruct.inference.annealed_path import Annealed, AnnealedPath, anneal, place_points, thinned
+from ebmstruct.inference.annealed_tables import TablePath, laid_out
 from ebmstruct.inference.importance import LogMean, log_mean, normalised
 from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.views.table_view import table_refusal, table_view
+
+PILOT_SECONDS = 0.02
+"""With less time than this there is no pilot and no path, and at most FEW particles."""
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -78,27 +82,33 @@ class AnnealedImportanceSampling(Solver):
         budget, generator = budget or Budget(), default_generator(generator)
         make = self._maker(graph, query, init, budget, generator)
         points, cut = self._points(graph, make, budget)
-        path = make(self.particles)
-        run = anneal(path, points, budget)
+        path = make(self.particles if budget.remaining >= PILOT_SECONDS / 2 else min(FEW, self.particles))
+        return self._answer(query, path, anneal(path, points, budget), cut)
+
+    def _answer(self, query: Query, path: AnnealedPath, run: Annealed, cut: Status) -> Marginals:
+        """What the weights say; ``cut``: how the points of the path were come by."""
         found = log_mean(run.log_weights)
         start = path.log_start
-        dead = torch.isneginf(start)
-        bad = path.bad if isinstance(path, EnergyPath) else torch.zeros_like(dead)
+        dead, bad = torch.isneginf(start), torch.zeros_like(start, dtype=torch.bool)
+        if isinstance(path, EnergyPath):
+            dead, bad = path.nowhere, path.bad
         status = torch.full_like(dead, int(max(run.status, cut)), dtype=torch.long)
         status = torch.where(torch.isneginf(found.value), status.clamp(min=int(Status.MAX_STEPS)), status)
         status = status.masked_fill(dead, int(Status.INFEASIBLE)).masked_fill(bad, int(Status.NONFINITE))
         stats: dict[str, Any] = {
             "log_partition_error": found.error.masked_fill(dead, 0.0).masked_fill(bad, torch.inf),
-            "log_partition_interval": _ends(found, start, bad),
+            "log_partition_interval": _ends(found, start, dead, bad),
             "effective_samples": found.effective,
-            "temperatures": points.shape[0] - 1,
-            "particles": self.particles,
+            "temperatures": run.steps,
+            "particles": run.log_weights.shape[0],
         }
         if isinstance(path, EnergyPath) and path.acceptance:
             stats["acceptance"] = torch.stack(path.acceptance).mean(0)
         value = torch.where(dead, -torch.inf, found.value + start).masked_fill(bad, torch.nan)
-        extra = path.expectations(normalised(run.log_weights))
-        return Marginals(extra.pop("beliefs"), value, False, status, self.name, stats=stats, **extra)
+        extra: dict[str, Any] = {}
+        if query.ask is Ask.MARGINALS:
+            extra = path.expectations(normalised(run.log_weights))
+        return Marginals(extra.pop("beliefs", {}), value, False, status, self.name, stats=stats, **extra)
 
     def _maker(
         self, graph: FactorGraph, query: Query, init: Assignment | None, budget: Budget, generator: Generator
@@ -106,7 +116,8 @@ class AnnealedImportanceSampling(Solver):
         """Makes a path of so many fresh particles."""
         if table_refusal(graph) is None:
             view = table_view(graph)
-            return lambda count: TablePath.begin(view, query.temperature, count, self.sweeps, generator)
+            problem = laid_out(view, query.temperature)
+            return lambda count: TablePath.begin(view, problem, query.temperature, count, self.sweeps, generator)
         part = budget if budget.deadline is None else budget.within(0.2 * max(0.0, budget.remaining))
         setting = Setting.of(
             graph, query.temperature, self.sweeps, self.leapfrog_steps, self.base_scale, init, generator, part
@@ -114,24 +125,20 @@ class AnnealedImportanceSampling(Solver):
         return lambda count: EnergyPath.begin(setting, count)
 
     def _points(self, graph: FactorGraph, make: Callable[[int], AnnealedPath], budget: Budget) -> tuple[Tensor, Status]:
-        """(K + 1, B) points of the path, and whether the budget made them fewer than they should be."""
-        pilots = max(32, self.particles // 4)
+        """(K + 1, B) points of the path, and whether the budget of steps made them fewer than they should be."""
+        if budget.remaining < PILOT_SECONDS:  # particles are weighed where they begin
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            return ends[:, None].repeat(1, graph.num_instances), Status.DEADLINE
+        limit = self.temperatures if budget.max_steps is None else min(self.temperatures, max(1, budget.max_steps))
         part = budget if budget.deadline is None else budget.within(0.25 * max(0.0, budget.remaining))
-        placed, seconds = place_points(make(pilots), self.conditional_ess, self.temperatures, part)
-        points = placed
-        if self.schedule:
-            points = torch.tensor(self.schedule, dtype=torch.float64)[:, None].repeat(1, graph.num_instances)
-        most, cut = points.shape[0] - 1, Status.CONVERGED
-        if budget.max_steps is not None and budget.max_steps < most:
-            most, cut = max(1, budget.max_steps), Status.MAX_STEPS
-        if budget.deadline is not None:
-            affordable = int(0.8 * max(0.0, budget.remaining) * pilots / max(1e-9, seconds * self.particles))
-            if affordable < most:
-                most, cut = max(SHORTEST, affordable), Status.DEADLINE
-        return thinned(points, most), cut
+        placed = place_points(make(max(32, self.particles // 4)), self.conditional_ess, self.temperatures, limit, part)
+        given = torch.tensor(self.schedule, dtype=torch.float64)[:, None].repeat(1, graph.num_instances)
+        points = given if self.schedule else placed
+        fewer = limit < points.shape[0] - 1
+        return (thinned(points, limit) if fewer else points), (Status.MAX_STEPS if fewer else Status.CONVERGED)
 
 
-def _ends(found: LogMean, start: Tensor, bad: Tensor) -> Tensor:
+def _ends(found: LogMean, start: Tensor, dead: Tensor, bad: Tensor) -> Tensor:
     """(2, B): the interval of the log partition; all numbers where nothing is known, nothing where infeasible."""
     ends = torch.stack([found.lower.masked_fill(bad, -torch.inf), found.upper.masked_fill(bad, torch.inf)])
-    return torch.where(torch.isneginf(start), -torch.inf, ends + start)
+    return torch.where(dead, -torch.inf, ends + start)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.hamiltonian import Here, draws, leapfrog, metropolis
-from ebmstruct.inference.markov import ChainInfo, ChainState, default_generator
-from ebmstruct.inference.motion import Motion, Place, chain_refusal, options_refusal, resume
+from ebmstruct.inference.hamiltonian import Draw, draws, leapfrog
+from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.smooth_sampler import SmoothSampler
+from ebmstruct.inference.stretches import Stretch, adjusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,34 +74,28 @@ class HMC(SmoothSampler):
                 )
         return None
 
-    def walk(
+    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[tuple[Draw, float]]:
+        factors = 1.0 + self.jitter * (2.0 * torch.rand(steps, generator=generator, dtype=torch.float64) - 1.0)
+        return list(zip(draws(motion, here, generator, steps), factors.tolist(), strict=True))
+
+    def stretch(
         self,
-        graph: FactorGraph,
-        state: ChainState,
-        *,
-        burn_in: int,
-        ahead: int,
+        motion: Motion,
+        here: Here,
+        learnt: Any,
+        randomness: Sequence[tuple[Draw, float]],
+        at: int,
         temperature: float,
-        generator: Generator | None,
-    ) -> Iterator[tuple[ChainState, ChainInfo]]:
-        place, point, energy = resume(graph, state)
-        motion, at, generator = place.motion, place.steps, default_generator(generator)
-        here, values = Here(point, energy, place.gradient), motion.energy.values
-        scale, block = self._scale(motion, here), motion.ahead(point, ahead)
-        while True:
-            sizes = 1.0 + self.jitter * (2.0 * torch.rand(block, generator=generator, dtype=torch.float64) - 1.0)
-            for (momentum, allowance), factor in zip(
-                draws(motion, here, generator, block), sizes.tolist(), strict=True
-            ):
-                warmth = temperature * value_at(self.temperature, at)
-                size = factor * value_at(self.step_size, at)
-                at += 1
-                new, end = leapfrog(
-                    motion, here, momentum, size=size, steps=self.leapfrog_steps, temperature=warmth, scale=scale
-                )
-                here, accepted, divergent, _ = metropolis(motion, here, new, end, allowance, warmth)
-                cache = Place(motion, here.gradient, at, place.versions, place.learnt)
-                yield ChainState(values(here.point), here.energy, cache), ChainInfo(accepted, divergent)
+    ) -> tuple[Stretch, Any]:
+        scale, steps = self._scale(motion, here), []
+        for i, (draw, factor) in enumerate(randomness):
+            warmth = temperature * value_at(self.temperature, at + i)
+            size = factor * value_at(self.step_size, at + i)
+            propose = partial(
+                leapfrog, motion, size=size, steps=self.leapfrog_steps, temperature=warmth, scale=scale
+            )  # fmt: skip
+            steps.append((draw, propose))
+        return adjusted(motion, here, steps), learnt
 
     def _scale(self, motion: Motion, here: Here) -> list[Tensor] | None:
         """For each block the roots of the inverse mass, repeated over the chains' copies; None for a mass of 1."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.markov import NOTHING_TO_TELL, ChainInfo, ChainState, default_generator
-from ebmstruct.inference.motion import Motion, Place, chain_refusal, options_refusal, resume, unharmed
+from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.smooth_energy import Point, Step
 from ebmstruct.inference.smooth_sampler import SmoothSampler
+from ebmstruct.inference.stretches import Stretch, unadjusted
 
 
 @dataclass(frozen=True)
@@ -58,34 +58,32 @@ class Langevin(SmoothSampler):
             )
         )
 
-    def walk(
-        self,
-        graph: FactorGraph,
-        state: ChainState,
-        *,
-        burn_in: int,
-        ahead: int,
-        temperature: float,
-        generator: Generator | None,
-    ) -> Iterator[tuple[ChainState, ChainInfo]]:
-        place, point, energy = resume(graph, state)
-        motion, gradient, at, learnt = place.motion, place.gradient, place.steps, place.learnt
-        smooth, generator = motion.energy, default_generator(generator)
-        block = motion.ahead(point, ahead)
-        while True:
-            for noise in motion.noise(point, generator, block):
-                rate, scale = self._rates(at, temperature)
-                new = self._moved(motion, point, gradient, noise, rate, scale)
-                found = smooth.with_gradient(new)
-                at += 1
-                info = NOTHING_TO_TELL
-                if motion.finite(found[0]):
-                    point, (energy, gradient) = new, found
-                else:
-                    point, energy, gradient, bad = unharmed(motion, point, energy, gradient, (new, *found))
-                    info = ChainInfo(divergent=bad)
-                cache = Place(motion, gradient, at, place.versions, learnt)
-                yield ChainState(smooth.values(point), energy, cache), info
+    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Step]:
+        return motion.noise(here.point, generator, steps)
+
+    def stretch(
+        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Step], at: int, temperature: float
+    ) -> tuple[Stretch, Any]:
+        rates = [self._rates(at + i, temperature) for i in range(len(randomness))]
+        if not motion.flat or self.clip_gradient is not None or self.clip_step is not None:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                return self._moved(motion, point, gradient, randomness[i], rates[i])
+
+        elif len(here.point) == 1:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                return (torch.add(point[0], gradient[0], alpha=-rate).add_(randomness[i][0], alpha=scale),)
+
+        else:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                parts = zip(point, gradient, randomness[i], strict=True)
+                return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
+
+        return unadjusted(motion, here, len(randomness), move), learnt
 
     def _rates(self, at: int, temperature: float) -> tuple[float, float]:
         """The step size and the standard deviation of the noise at a step."""
@@ -94,18 +92,10 @@ class Langevin(SmoothSampler):
         scale = math.sqrt(2.0 * rate * warmth) if self.noise_scale is None else self.noise_scale * math.sqrt(warmth)
         return rate, scale
 
-    def _moved(
-        self, motion: Motion, point: Point, gradient: Step, noise: Sequence[Tensor], rate: float, scale: float
-    ) -> Point:
+    def _moved(self, motion: Motion, point: Point, gradient: Step, noise: Step, rates: tuple[float, float]) -> Point:
+        rate, scale = rates
         if self.clip_gradient is not None:
             gradient = tuple(g.clamp(-self.clip_gradient, self.clip_gradient) for g in gradient)
-        if motion.flat and self.clip_step is None:
-            return tuple(
-                [
-                    torch.add(x, g, alpha=-rate).add_(z, alpha=scale)
-                    for x, g, z in zip(point, gradient, noise, strict=True)
-                ]
-            )
         steps = [torch.mul(z, scale).sub_(g, alpha=rate) for g, z in zip(gradient, noise, strict=True)]
         if self.clip_step is not None:
             steps = [s.clamp_(-self.clip_step, self.clip_step) for s in steps]

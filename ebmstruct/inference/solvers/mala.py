@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from torch import Generator
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.hamiltonian import Here, draws, leapfrog, metropolis
-from ebmstruct.inference.markov import ChainInfo, ChainState, default_generator
-from ebmstruct.inference.motion import Place, chain_refusal, options_refusal, resume
+from ebmstruct.inference.hamiltonian import Draw, draws, leapfrog
+from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.smooth_sampler import SmoothSampler
+from ebmstruct.inference.stretches import Proposal, Stretch, adjusted
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,16 @@ class MALA(SmoothSampler):
             or options_refusal(self.chains, self.burn_in, self.thinning)
         )
 
-    def walk(
-        self,
-        graph: FactorGraph,
-        state: ChainState,
-        *,
-        burn_in: int,
-        ahead: int,
-        temperature: float,
-        generator: Generator | None,
-    ) -> Iterator[tuple[ChainState, ChainInfo]]:
-        place, point, energy = resume(graph, state)
-        motion, at, generator = place.motion, place.steps, default_generator(generator)
-        here, values = Here(point, energy, place.gradient), motion.energy.values
-        block = motion.ahead(point, ahead)
-        while True:
-            for momentum, allowance in draws(motion, here, generator, block):
-                warmth = temperature * value_at(self.temperature, at)
-                size = math.sqrt(2.0 * value_at(self.step_size, at) * warmth)
-                at += 1
-                new, end = leapfrog(motion, here, momentum, size=size, steps=1, temperature=warmth)
-                here, accepted, divergent, _ = metropolis(motion, here, new, end, allowance, warmth)
-                cache = Place(motion, here.gradient, at, place.versions, place.learnt)
-                yield ChainState(values(here.point), here.energy, cache), ChainInfo(accepted, divergent)
+    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Draw]:
+        return draws(motion, here, generator, steps)
+
+    def stretch(
+        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Draw], at: int, temperature: float
+    ) -> tuple[Stretch, Any]:
+        steps = [(draw, self._proposal(motion, at + i, temperature)) for i, draw in enumerate(randomness)]
+        return adjusted(motion, here, steps), learnt
+
+    def _proposal(self, motion: Motion, at: int, temperature: float) -> Proposal:
+        warmth = temperature * value_at(self.temperature, at)
+        size = math.sqrt(2.0 * value_at(self.step_size, at) * warmth)
+        return partial(leapfrog, motion, size=size, steps=1, temperature=warmth)
