@@ -41,10 +41,10 @@ def modes(x: Tensor) -> Tensor:
     return -torch.logaddexp(left, right + math.log(3.0))
 
 
-def within(figures: list[float], truth: float) -> bool:
-    """Whether the mean of some seeds' figures is within three standard errors of the truth."""
+def standard_errors(figures: list[float], truth: float) -> float:
+    """How many standard errors the mean of some seeds' figures is off the truth."""
     found = torch.tensor(figures, dtype=torch.float64)
-    return abs(float(found.mean()) - truth) <= 3 * float(found.std()) / math.sqrt(len(figures))
+    return abs(float(found.mean()) - truth) / (float(found.std()) / math.sqrt(len(figures)))
 
 
 def radius() -> float:
@@ -54,7 +54,7 @@ def radius() -> float:
     return float((r * p).sum() / p.sum())
 
 
-def moments(seeds: int, dim: int, draws: int) -> None:
+def moments(seeds: int, dim: int, draws: int, limit: float = 3.0) -> None:
     """Of a Gaussian of condition number 100, the ring and two hills, over some seeds."""
     energy, covariance = normal(dim, 100.0)
     cases: list[tuple[FactorGraph, list[Callable[[Tensor], Tensor]], list[float]]] = [
@@ -74,13 +74,13 @@ def moments(seeds: int, dim: int, draws: int) -> None:
             x = got.values["x"][:, 0].double()
             for figures, function in zip(found, functions, strict=True):
                 figures.append(float(function(x).mean()))
-        assert all(within(figures, truth) for figures, truth in zip(found, truths, strict=True))
+        assert max(standard_errors(f, truth) for f, truth in zip(found, truths, strict=True)) < limit
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_moments() -> None:
-    """Six seeds, twenty dimensions."""
-    moments(6, 20, 800)
+    """Six seeds, twenty dimensions; with five degrees of freedom 5.9 is passed as often as 3.1 with many."""
+    moments(6, 20, 400, 5.9)
 
 
 @pytest.mark.slow
