@@ -60,6 +60,7 @@ _HOMES = {
         "BlockGibbs",
         "Budget",
         "CPSAT",
+        "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
         "FreeEnergyDescent",
@@ -93,6 +94,8 @@ _HOMES = {
         "Status",
         "SubgraphSearch",
         "Toulbar2",
+        "MixedEnumeration",
+        "Alternating",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -165,14 +168,17 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
+    from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
@@ -191,7 +197,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
-    from ebmstruct.inference import NUTS as NUTS
+    from ebmstruct.inference import MixedEnumeration as MixedEnumeration
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

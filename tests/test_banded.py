@@ -120,7 +120,16 @@ def test_twins(name: str) -> None:
     x, noise = rng.normal(size=system.size), rng.normal(size=system.matrix.size)
     frozen = rng.random(system.size) < 0.3
     arguments: dict[str, tuple[Array, ...]] = {
-        "factorise": (system.matrix, *band, np.full(5, 0.2), frozen, todo, system.factor.copy(), np.zeros(5, bool)),
+        "factorise": (
+            system.matrix,
+            *band,
+            np.int64(3),
+            np.full(5, 0.2),
+            frozen,
+            todo,
+            system.factor.copy(),
+            np.zeros(5, bool),
+        ),
         "solve": (system.factor, *band, todo, x),
         "solve_transposed": (system.factor, *band, todo, x),
         "multiply": (system.matrix, *band, todo, x, np.zeros_like(x)),
@@ -169,6 +178,26 @@ def test_twins(name: str) -> None:
                 np.testing.assert_allclose(found_b, expected_b, rtol=1e-8, atol=1e-10)
         else:
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_wide_bands() -> None:
+    """Wide bands, which LAPACK factorises, are solved as dense algebra does; singular and NaN ones are told."""
+    rng, at = np.random.default_rng(9), BandLayout(np.array([0, 50, 100, 140]), np.array([30, 30, 39]))
+    system, everyone = BandEquations(at), np.ones(3, bool)
+    for b in range(3):
+        columns = system.matrix[at.start[b] : at.start[b + 1]].reshape(-1, at.width[b] + 1)
+        columns[:] = rng.normal(size=columns.shape)
+        columns[:, 0] += 60.0
+    right = rng.normal(size=140)
+    found, failed = system.solve(np.zeros(3), right, everyone)
+    assert not failed.any()
+    for b, (low, high) in enumerate(zip(at.offsets[:-1], at.offsets[1:], strict=True)):
+        full = banded_plain.dense(system.matrix, int(at.start[b]), high - low, int(at.width[b]))
+        np.testing.assert_allclose(found[low:high], np.linalg.solve(full, right[low:high]), rtol=1e-9, atol=1e-12)
+    system.matrix[: at.start[1]] = 0.0
+    system.matrix[at.start[2] + 5] = np.nan
+    assert system.solve(np.zeros(3), right, everyone)[1].tolist() == [True, False, True]
+    assert system.solve(np.ones(3), right, everyone)[1].tolist() == [False, False, True]
 
 
 def sparse_system(seed: int, sizes: list[int]) -> tuple[SparseEquations, Array]:

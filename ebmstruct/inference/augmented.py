@@ -43,8 +43,10 @@ class Measured:
     square: Tensor
 
 
-def measured(graph: FactorGraph, values: Mapping[str, Tensor], multipliers: Rows, penalty: Tensor) -> Measured:
+def measured(graph: FactorGraph, values: dict[str, Tensor], multipliers: Rows, penalty: Tensor) -> Measured:
     """Measure the constraints of a graph; penalty: (B,)."""
+    if graph.evidence is not None:
+        values = graph.complete(values)
     violation = torch.zeros(graph.num_instances, dtype=torch.float64)
     progress, square, residuals = violation, violation, {}
     for factor in constraints_of(graph):
@@ -136,17 +138,26 @@ def _penalty(factor: ResidualFactor) -> ResidualFactor:
     )
 
 
-def inner_minimizer(graph: FactorGraph) -> IterativeMinimizer[Any]:
-    """The minimiser of augmented graphs: Levenberg-Marquardt where all is residual, else L-BFGS."""
+def objective(graph: FactorGraph, values: Mapping[str, Tensor]) -> Tensor:
+    """(B,) float64: the energy of a graph without its constraints."""
+    out = torch.zeros(graph.num_instances, dtype=torch.float64)
+    for factor in graph.factors:
+        if not (isinstance(factor, ResidualFactor) and factor.constraint):
+            out = out + factor.instance_energies([values[n] for n in factor.scope], graph.scope(factor)).detach()
+    return out
+
+
+def inner_minimizers(graph: FactorGraph) -> tuple[IterativeMinimizer[Any], IterativeMinimizer[Any] | None]:
+    """The minimiser of augmented graphs, and the one to go on with where that is slow.
+
+    Levenberg-Marquardt and then L-BFGS where all is residual, for it does not see how constraints bend; else L-BFGS.
+    """
     from ebmstruct.inference.result import Query
     from ebmstruct.inference.solvers import SOLVERS
 
-    squares = SOLVERS.get("levenberg_marquardt")
-    if squares is not None:
-        solver = squares()
-        if solver.refuse(graph, Query()) is None and isinstance(solver, IterativeMinimizer):
-            return solver
-    lbfgs = SOLVERS["lbfgs"]
-    made = lbfgs(max_iterations=INNER_ITERATIONS)  # type: ignore[call-arg]
-    assert isinstance(made, IterativeMinimizer)
-    return made
+    lbfgs = SOLVERS["lbfgs"](max_iterations=INNER_ITERATIONS)  # type: ignore[call-arg]
+    assert isinstance(lbfgs, IterativeMinimizer)
+    squares = SOLVERS["levenberg_marquardt"]()
+    if squares.refuse(graph, Query()) is None and isinstance(squares, IterativeMinimizer):
+        return squares, lbfgs
+    return lbfgs, None

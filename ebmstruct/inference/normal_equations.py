@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from ebmstruct.inference.kernels.banded.banded import BandLayout, loops
+from ebmstruct.inference.kernels.banded.banded_plain import LOST
 from ebmstruct.inference.views.residual_view import ResidualView, RowPlaces, SparseLayout
 
 Array = np.ndarray
 NONE = np.zeros(0)
 NOBODY = np.zeros(0, bool)
+WIDE = 24
+"""Bands wider than this are factorised by LAPACK, whose blocks pay from there on."""
 
 
 class NormalEquations(ABC):
@@ -90,6 +93,7 @@ class BandEquations(NormalEquations):
         self.layout = layout
         self.matrix = np.zeros(int(layout.start[-1]))
         self.factor = np.zeros_like(self.matrix)
+        self.wide = np.nonzero(layout.width > WIDE)[0]
 
     def clear(self, todo: Array) -> None:
         if self.base is None:
@@ -107,8 +111,22 @@ class BandEquations(NormalEquations):
     def factorise(self, damping: Array, todo: Array, frozen: Array = NOBODY) -> Array:
         """Make ``factor`` that of H + damping * its diagonal; (B,) bool of the instances where there is none."""
         at, failed = self.layout, np.zeros(todo.size, bool)
-        loops().factorise(self.matrix, at.offsets, at.start, at.width, damping, frozen, todo, self.factor, failed)
+        loops().factorise(self.matrix, at.offsets, at.start, at.width, WIDE, damping, frozen, todo, self.factor, failed)
+        for b in self.wide:
+            if todo[b]:
+                failed[b] = not self._factorise_wide(int(b))
         return failed
+
+    def _factorise_wide(self, b: int) -> bool:
+        """Cholesky in place, of one instance, by LAPACK; whether it went well."""
+        from scipy.linalg.lapack import dpbtrf
+
+        span, stride = slice(self.layout.start[b], self.layout.start[b + 1]), self.layout.width[b] + 1
+        columns = self.factor[span].reshape(-1, stride)
+        lower, info = dpbtrf(columns.T, lower=1, overwrite_ab=1)
+        columns[:] = lower.T  # the same memory, unless scipy saw a reason for a copy
+        pivots, diagonal = np.square(columns[:, 0]), np.abs(self.matrix[span][::stride])
+        return info == 0 and bool((pivots > LOST * diagonal).all()) and bool(np.isfinite(pivots).all())
 
     def solve(self, damping: Array, right: Array, todo: Array, frozen: Array = NOBODY) -> tuple[Array, Array]:
         failed = self.factorise(damping, todo, frozen)

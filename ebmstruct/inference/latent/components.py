@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ebmstruct.graph import Continuous, Factor, FactorGraph
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
+class LatentComponents:
     """The components of latent sites, and their coordinates in the vector of all latent steps.
 
     A step is the blocks' (n, t) steps, flattened one block after another.
@@ -45,6 +46,16 @@ class Components:
         """The coordinates of all blocks, those of clamped sites included."""
         return sum(n * t for n, t in zip(self.sizes, self.widths, strict=True))
 
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """(length,) each: the component of every coordinate and its column there; component C at clamped sites."""
+        component = torch.full((self.length + 1,), self.count, dtype=torch.long)
+        column = torch.zeros_like(component)
+        rows, columns = self.inside.nonzero(as_tuple=True)
+        component[self.coordinate[rows, columns]] = rows
+        column[self.coordinate[rows, columns]] = columns
+        return component[:-1], column[:-1]
+
     def pack(self, steps: Sequence[Tensor]) -> Tensor:
         """(C, D): each component's coordinates of the blocks' steps; 0 where it has fewer."""
         flat = torch.cat([s.reshape(-1) for s in steps])
@@ -57,7 +68,7 @@ class Components:
         return tuple(p.reshape(n, t) for p, n, t in zip(parts, self.sizes, self.widths, strict=True))
 
 
-def components(graph: FactorGraph, names: Sequence[str]) -> Components:
+def components(graph: FactorGraph, names: Sequence[str]) -> LatentComponents:
     """The components of the open sites of some continuous blocks, all other blocks being given.
 
     Two sites are in one component where a row looks at both; a factor without an index joins all of an instance.
@@ -84,7 +95,7 @@ def components(graph: FactorGraph, names: Sequence[str]) -> Components:
     owner[number] = instance[is_open]
     coordinate, inside = _coordinates(component, kept.size, sizes, widths)
     rows = {label: _component_of_rows(m, component, kept.size) for label, m in members.items()}
-    return Components(tuple(names), widths, sizes, coordinate, inside, torch.from_numpy(owner), rows)
+    return LatentComponents(tuple(names), widths, sizes, coordinate, inside, torch.from_numpy(owner), rows)
 
 
 def _open(graph: FactorGraph, name: str) -> Tensor:

@@ -19,6 +19,7 @@ from ebmstruct.inference.latent.free_energy import (
     is_convex,
     soft_minimum,
 )
+from ebmstruct.inference.latent.integrals import LatentIntegral
 from ebmstruct.inference.latent.starts import space_over
 from ebmstruct.inference.latent.weighting import WeightedIntegral
 from ebmstruct.inference.result import Budget, Query, Result, Status
@@ -92,8 +93,7 @@ def descend_free_energy(
     values = {**space.fixed, **dict(zip(continuous, point, strict=True))}
     integration, error = "exact" if exact else "laplace", None
     with torch.no_grad():
-        if not exact and samples:
-            assert isinstance(function, CopySum)
+        if samples and isinstance(function, CopySum) and function.drawable:
             energy, error, point = run.weighted(function, point, samples, generator)
             values |= dict(zip(continuous, point, strict=True))
             integration = "importance_weighted"
@@ -198,14 +198,13 @@ class _Run:
 
         The noise stays the same; about which modes and how wide it is laid is renewed after each descent.
         """
-        seed = generator.initial_seed()
+        assert isinstance(function.integral, LatentIntegral)
+        integral, seed = function.integral, generator.initial_seed()
         for turn in range(ROUNDS):
             values = self.values(point)
             function = replace(function, anchor=function.modes(values))
             spread = function.spread(values)
-            draws = WeightedIntegral.about(
-                function.integral, spread, function.anchor, samples, Generator().manual_seed(seed)
-            )
+            draws = WeightedIntegral.about(integral, spread, function.anchor, samples, Generator().manual_seed(seed))
             if turn == ROUNDS - 1 or not self.space.names or self.stops():
                 break
             f = PointFunction(self.space, lambda p, d=draws, g=function: weighted_sum(g, d, self.values(p))[0])  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, Continuous, Discrete, Factor, FactorGraph, Real, ResidualFactor, tabulate
 from ebmstruct.graph.tabulation import tabulation_refusal
-from ebmstruct.inference.latent.configurations import Configurations, configurations, fits
+from ebmstruct.inference.latent.configurations import Configurations, configurations, fits, log_configurations
 from ebmstruct.inference.latent.integrals import LatentIntegral, is_quadratic
 from ebmstruct.inference.latent.linear_integral import LinearIntegral
 from ebmstruct.inference.markov import default_generator
@@ -69,6 +70,12 @@ class CopySum:
         """Whether the integrals are Gaussian ones, or there is none."""
         return self.integral.exact
 
+    @property
+    def drawable(self) -> bool:
+        """Whether Laplace's method can be corrected by draws: some integral is not exact, and all are over vectors."""
+        flat = all(isinstance(self.graph.variables[n].domain, Real) for n in self.anchor)
+        return not self.exact and flat
+
     def spread(self, given: Values) -> dict[str, Tensor]:
         """The values of the other blocks in every copy, with each copy's latent states."""
         count = self.states.count
@@ -118,7 +125,7 @@ def free_energy_refusal(graph: FactorGraph, sum_out: Sequence[str], max_states: 
         return None
     if not fits(graph, latent_blocks(graph, sum_out)[0], max_states):
         return f"its discrete blocks to sum out have more than {max_states:,} joint states and do not become tables"
-    if continuous and not _linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
+    if continuous and not is_linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
         return f"{widest} coordinates to integrate hang together, more than {max_dimension}"
     return None
 
@@ -130,6 +137,13 @@ def latent_blocks(graph: FactorGraph, sum_out: Sequence[str]) -> tuple[tuple[str
         n for n in sum_out if isinstance(graph.variables[n].domain, Continuous) and not clamped(graph, n)
     )
     return discrete, continuous
+
+
+def latent_states(graph: FactorGraph, sum_out: Sequence[str]) -> int:
+    """How many copies of the graph a free energy takes: 1 where tables are summed by elimination."""
+    if table_solver(graph, sum_out) is not None:
+        return 1
+    return round(math.exp(min(40.0, log_configurations(graph, latent_blocks(graph, sum_out)[0]))))
 
 
 def _widest(graph: FactorGraph, names: tuple[str, ...]) -> int:
@@ -173,13 +187,15 @@ def free_energy(
     *,
     given: Values | None = None,
     latent: Values | None = None,
+    dense: bool = False,
 ) -> FreeEnergy:
     """The free energy as a function of the other blocks: ``f(values)`` is (B,), differentiable in continuous values.
 
     Discrete latents are summed exactly; an integral over continuous ones is exact where the energy is quadratic in
     them (residuals that are linear in them), which is found by comparing curvatures at scattered points about
     ``given``, and Laplace's approximation elsewhere (``CopySum.exact`` says which).
-    latent: where modes are looked for.  Call ``free_energy_refusal`` first.
+    latent: where modes are looked for.  dense: no band, however long linear latents are.
+    Call ``free_energy_refusal`` first.
     """
     solver = table_solver(graph, sum_out)
     if solver is not None:
@@ -189,12 +205,12 @@ def free_energy(
     copies = graph.repeat(states.count) if states.count > 1 else graph
     start = {**starting_point(graph, None), **(latent or {})}
     anchor = {n: start[n].repeat(states.count, 1) for n in continuous}
-    if continuous and _linear(graph, continuous) and _widest(graph, continuous) > DENSE:
+    if continuous and is_linear(graph, continuous) and _widest(graph, continuous) > DENSE and not dense:
         wide = LinearIntegral.of(copies, continuous, temperature)
         return CopySum(graph, tuple(sum_out), temperature, states, wide, anchor)
     integral = LatentIntegral.of(copies, continuous, temperature, True)
     found = CopySum(graph, tuple(sum_out), temperature, states, integral, anchor)
-    if continuous and not _linear(graph, continuous):
+    if continuous and not is_linear(graph, continuous):
         values = {**start, **first_states(graph), **(given or {})}
         generator = default_generator(None)
         for name, value in values.items():
@@ -208,7 +224,7 @@ def free_energy(
     return found
 
 
-def _linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
+def is_linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
     """Whether every factor that looks at some blocks is a residual whose author says that it is linear."""
     flat = all(isinstance(d := graph.variables[n].domain, Real) and not d.bounded for n in continuous)
     return flat and all(_affine(f) for f in graph.factors if set(f.scope) & set(continuous))

@@ -20,6 +20,9 @@ def summed_refusal(graph: FactorGraph, query: Query) -> str | None:
     return None
 
 
+LOST = "the integral over the latents diverges or an energy is NaN: the free energy is no number"
+
+
 def least_of(
     graph: FactorGraph,
     *,

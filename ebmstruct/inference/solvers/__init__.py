@@ -2,10 +2,12 @@
 
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
+from ebmstruct.inference.solvers.alternating import Alternating
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
+from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
@@ -29,6 +31,7 @@ from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
+from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
@@ -73,14 +76,19 @@ SOLVERS: dict[str, type[Solver]] = {
         Adam,
         MirrorDescent,
         AugmentedLagrangian,
+        ConditionalGaussian,
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
+        MixedEnumeration,
+        Alternating,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "MixedEnumeration",
+    "Alternating",
     "AugmentedLagrangian",
     "MirrorDescent",
     "CPSAT",
@@ -93,6 +101,7 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "ConditionalGaussian",
     "DualAscent",
     "Exhaustive",
     "FreeEnergyDescent",

@@ -13,6 +13,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.gradient_refusal import gradient_refusal, gradient_status
 from ebmstruct.inference.multi_start import best_start, of_start, scattered_starts, values_of_start
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.packing import Packing
 from ebmstruct.inference.point_function import Bounds, chosen, coordinates
 from ebmstruct.inference.result import Answer, Budget, Query
@@ -182,7 +183,7 @@ class Adam(IterativeMinimizer[AdamState]):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        result, state = self.iterate(graph, query, init=init, budget=budget, generator=generator)
+        result, state = self.iterate(graph, query, init=init, budget=punctual(budget, 0.5), generator=generator)
         picked = best_start(graph, self.starts, state.least)
         gradient, gave_up = of_start(self.starts, picked, state.largest), of_start(self.starts, picked, state.gave_up)
         status = gradient_status(result, gradient, gave_up)

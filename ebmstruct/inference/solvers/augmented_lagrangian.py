@@ -15,15 +15,18 @@ from ebmstruct.inference.augmented import (
     Measured,
     augmented,
     constraints_of,
-    inner_minimizer,
+    inner_minimizers,
     measured,
+    objective,
     reweighted,
     updated,
 )
+from ebmstruct.inference.descent import falls_without_end
 from ebmstruct.inference.gradient_refusal import gradient_refusal
 from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Query, Status
-from ebmstruct.inference.smooth_energy import SmoothEnergy, open_continuous, starting_point
+from ebmstruct.inference.smooth_energy import SmoothEnergy, open_continuous, precision, starting_point
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 
 ENOUGH = 0.1
@@ -35,6 +38,10 @@ FIRST_TOLERANCE = 1e-3
 """Of the first inner problem; later ones are solved a hundred times more precisely each."""
 INNER_STEPS = 200
 """After so many steps of the inner solver multipliers are updated although some instance is not done."""
+SPARE_AFTER = 50
+"""Steps in which least squares must have solved an inner problem; else L-BFGS goes on."""
+LAST_WORDS = 1.5
+"""How long the end takes, compared to the beginning."""
 LOOK = 10
 """The best assignment so far is looked for at every so many steps of the inner solver."""
 
@@ -43,15 +50,19 @@ LOOK = 10
 class AugmentedState:
     """Where the method stands; (B,) tensors have one entry an instance.
 
-    made: the augmented graph with the present multipliers and penalty (B,).  inner: the state of the inner solver on it.
+    values: where the present inner problem begins.  solver, inner: the inner solver and its state on the augmented graph
+    ``made``, None until it has begun.  spare: the solver to go on with where that one is too slow.
+    multipliers, penalty (B,): those of the present inner problem.
     last: (B,) how far the constraints were from being met after the last outer iteration, in units of their tolerances.
     stuck: (B,) outer iterations in a row without progress.  finished, infeasible, gave_up: (B,) how instances ended.
     tolerance: of the inner solver.  outer, steps, since: outer iterations, inner steps, and those of the present one.
     ranked: the best so far, ranked by energy or by violation.
     """
 
-    made: FactorGraph
-    solver: IterativeMinimizer[Any]
+    values: dict[str, Tensor]
+    solver: IterativeMinimizer[Any] | None
+    spare: IterativeMinimizer[Any] | None
+    made: FactorGraph | None
     inner: Any
     multipliers: dict[str, Tensor]
     penalty: Tensor
@@ -81,8 +92,8 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
     where the violation stays at a stationary positive value, ``retries`` scattered starts later still. That does not
     prove that no assignment exists; the least violation met comes back. Local minima; no bound.
 
-    inner: an iterative minimiser of the penalised graph; None takes Levenberg-Marquardt where every factor is a residual,
-    else L-BFGS.  max_outer: outer iterations, after which an instance ends MAX_STEPS.
+    inner: an iterative minimiser of the penalised graph; None takes Levenberg-Marquardt where every factor is a residual
+    (and L-BFGS where that is slow), else L-BFGS.  max_outer: outer iterations, after which an instance ends MAX_STEPS.
     Cost of a step: one of the inner solver's.
     """
 
@@ -109,18 +120,16 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         values = starting_point(graph, init)
         multipliers = _zeros(graph, values)
         one = torch.ones(graph.num_instances, dtype=torch.float64)
-        found = measured(graph, values, multipliers, one)
-        made = augmented(graph, multipliers, 1e-12 * one)
-        scale = made.energy(values).detach().abs().clamp(min=1.0) / found.square.clamp(min=1.0)
-        penalty = (10 * scale).nan_to_num(nan=1.0, posinf=1.0).clamp(1e-3, 1e6)
-        made = reweighted(made, list(multipliers), multipliers, penalty)
-        solver = inner_minimizer(made) if self.inner is None else self.inner
-        solver = _at_tolerance(solver, FIRST_TOLERANCE)
         none = torch.zeros_like(one).bool()
+        found = measured(graph, values, multipliers, one)
+        scale = objective(graph, values).abs().clamp(min=1.0) / found.square.clamp(min=1.0)
+        penalty = (10 * scale).nan_to_num(nan=1.0, posinf=1.0).clamp(1e-3, 1e6)
         return AugmentedState(
-            made,
-            solver,
-            solver.begin(made, Query(), Assignment(values), None),
+            values,
+            self.inner,
+            None,
+            None,
+            None,
             multipliers,
             penalty,
             penalty,
@@ -137,14 +146,19 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
 
     def step(self, graph: FactorGraph, query: Query, state: AugmentedState) -> AugmentedState:
         """One step of the inner solver, or, where it is done in all instances, new multipliers and penalties."""
+        if state.solver is None or state.made is None:
+            return _begun(graph, state)
         said = state.solver.progress(state.inner)
-        if bool(said.done.all()) or state.since >= INNER_STEPS:
+        if bool(said.done.all()):
             return self._outer(graph, state, said)
-        inner = state.solver.step(state.made, Query(), state.inner)
+        if state.spare is not None and state.since >= SPARE_AFTER:
+            return _begun(graph, replace(state, values=said.values, solver=state.spare, spare=None))
+        if state.since >= INNER_STEPS:
+            return self._outer(graph, state, said)
+        solver = state.solver
+        inner = solver.step(state.made, Query(), state.inner)
         state = replace(state, inner=inner, steps=state.steps + 1, since=state.since + 1)
-        if state.steps % LOOK:
-            return state
-        return _looked(graph, state, state.solver.progress(inner).values)
+        return state if state.steps % LOOK else _looked(graph, state, solver.progress(inner).values)
 
     def progress(self, state: AugmentedState) -> Progress:
         return state.ranked
@@ -154,14 +168,15 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         found = measured(graph, said.values, state.multipliers, state.penalty)
         over = state.finished | state.infeasible | state.gave_up
         broken = ~(said.energy.isfinite() & found.progress.isfinite())
-        met = said.done & (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
+        endless = ~broken & falls_without_end(said.energy, precision(graph))
+        met = said.done & ~endless & (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
         slow = found.progress > 0.25 * state.last
         stuck = torch.where((found.progress > 0.9 * state.last) & (found.violation > 1), state.stuck + 1, 0)
-        hopeless = ~over & (stuck >= 3)
+        hopeless = ~over & (stuck >= 3) & said.done
         if bool(hopeless.any()):
             hopeless &= _stationary(graph, said, found) | (state.penalty >= LARGEST_PENALTY)
         again = hopeless & (state.retries < self.retries)
-        late = torch.full_like(over, state.outer + 1 >= self.max_outer)
+        late = endless | torch.full_like(over, state.outer + 1 >= self.max_outer)
         state = _looked(graph, state, said.values, met & ~over)
         state = replace(
             state,
@@ -175,22 +190,13 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
             penalty=torch.where(slow & ~over, (10 * state.penalty).clamp(max=LARGEST_PENALTY), state.penalty),
             tolerance=max(0.01 * state.tolerance, _last_tolerance(said.values)),
             outer=state.outer + 1,
-            since=0,
         )
         values = said.values
         if bool(again.any()):
             state, values = _anew(graph, state, values, again)
-        return self._next(graph, state, values)
-
-    def _next(self, graph: FactorGraph, state: AugmentedState, values: dict[str, Tensor]) -> AugmentedState:
-        """The inner solver at the beginning of its next problem, from where it was."""
         done = state.finished | state.infeasible | state.gave_up
-        state = replace(state, ranked=replace(state.ranked, done=done))
-        if bool(done.all()):
-            return state
-        made = reweighted(state.made, list(state.multipliers), state.multipliers, state.penalty)
-        solver = _at_tolerance(state.solver, state.tolerance)
-        return replace(state, made=made, solver=solver, inner=solver.begin(made, Query(), Assignment(values), None))
+        state = replace(state, values=values, ranked=replace(state.ranked, done=done))
+        return state if bool(done.all()) else _begun(graph, state)
 
     def solve(
         self,
@@ -201,8 +207,9 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        result, state = self.iterate(graph, query, init=init, budget=budget, generator=generator)
-        state = _looked(graph, state, state.solver.progress(state.inner).values)
+        result, state = self.iterate(graph, query, init=init, budget=punctual(budget, LAST_WORDS), generator=generator)
+        if state.solver is not None and state.inner is not None:
+            state = _looked(graph, state, state.solver.progress(state.inner).values)
         values = state.ranked.values
         status = torch.where(state.gave_up, int(Status.MAX_STEPS), result.status)
         status = torch.where(state.infeasible, int(Status.INFEASIBLE), status)
@@ -216,10 +223,24 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
             "multipliers": state.multipliers,
             "penalty": state.penalty,
             "violation_in_tolerances": at_end.violation,
-            "inner": state.solver.name,
+            "inner": "" if state.solver is None else state.solver.name,
         }
         energy = torch.where(feasible | state.ranked.energy.isnan(), state.ranked.energy, torch.inf)
         return replace(result, assignment=Assignment(values), energy=energy, status=status, stats=stats)
+
+
+def _begun(graph: FactorGraph, state: AugmentedState) -> AugmentedState:
+    """The inner solver at the beginning of the present problem."""
+    made, solver, spare = state.made, state.solver, state.spare
+    if made is None:
+        made = augmented(graph, state.multipliers, state.penalty)
+    else:
+        made = reweighted(made, list(state.multipliers), state.multipliers, state.penalty)
+    if solver is None:
+        solver, spare = inner_minimizers(made)
+    solver = _at_tolerance(solver, state.tolerance)
+    inner = solver.begin(made, Query(), Assignment(state.values), None)
+    return replace(state, solver=solver, spare=spare, made=made, inner=inner, since=0)
 
 
 def _zeros(graph: FactorGraph, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from ebmstruct.inference.descent import DescentOptions
 from ebmstruct.inference.latent.configurations import configurations, fits, log_configurations
 from ebmstruct.inference.latent.free_descent import Descended, descend_free_energy
 from ebmstruct.inference.latent.free_energy import free_energy_refusal, is_convex
-from ebmstruct.inference.latent.free_minimum import summed_refusal
+from ebmstruct.inference.latent.free_minimum import LOST, summed_refusal
 from ebmstruct.inference.latent.starts import scattered_copies
 from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.result import Answer, Budget, Claim, Query, Result, Status
@@ -127,7 +127,7 @@ class FreeEnergyDescent(Solver):
         status = torch.where(lost, int(Status.NONFINITE), status)
         stats = {**best.stats, "latent": "minimiser given the others"}
         if bool(lost.any()):
-            stats["reason"] = "the integral over the latents diverges or an energy is NaN: the free energy is no number"
+            stats["reason"] = LOST
         return Result(
             Assignment(best.values),
             best.energy,

@@ -13,6 +13,7 @@ from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.descent import DescentOptions, DescentState, begin_descent, descend
 from ebmstruct.inference.gradient_refusal import gradient_refusal, gradient_status
 from ebmstruct.inference.multi_start import best_start, of_start, scattered_starts, values_of_start
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Query
 from ebmstruct.inference.smooth_energy import SmoothEnergy
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
@@ -97,7 +98,7 @@ class LBFGS(IterativeMinimizer[LBFGSState]):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        result, state = self.iterate(graph, query, init=init, budget=budget, generator=generator)
+        result, state = self.iterate(graph, query, init=init, budget=punctual(budget, 0.5), generator=generator)
         descent = state.descent
 
         def own(rows: Tensor) -> Tensor:

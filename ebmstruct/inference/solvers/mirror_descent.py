@@ -13,6 +13,7 @@ from ebmstruct.graph import Assignment, ChainFactor, Discrete, FactorGraph, Resi
 from ebmstruct.graph.relaxation import relaxation_refusal
 from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.multi_start import best_start, of_start, values_of_start
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Status
 from ebmstruct.inference.rounding import conditional_rounding
 from ebmstruct.inference.simplex_descent import (
@@ -30,15 +31,21 @@ from ebmstruct.inference.solver import IterativeMinimizer, Progress
 ROUNDINGS = ("conditional", "argmax")
 DESCENT_SHARE = 0.75
 """The share of a deadline that the descent may use; the rest is for the rounding."""
+LAST_WORDS = 0.4
+"""How long the end takes, compared to the beginning."""
 
 
 @dataclass(frozen=True, eq=False)
 class MirrorState:
-    """The relaxed energy of all starts, where the descents stand, and what they say of the graph's own instances."""
+    """The relaxed energy of all starts, where the descents stand, and what they say of the graph's own instances.
+
+    penalty: what stands for infinite entries.
+    """
 
     function: RelaxedEnergy
     descent: SimplexState
     said: Progress
+    penalty: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
     rounding: "conditional" fixes site after site at the state of least relaxed energy, which never raises an energy
     made of tables; "argmax" takes each site's heaviest state.  starts: descents, the first from nearly even weights
     (or leaning to ``init``), the others with normal noise of ``start_noise`` in the logarithms; the best is kept.
-    tolerance: an instance is done where a step to the best vertex promises less than this share of its energy.
+    tolerance: an instance is done where a step to the best vertex promises, or 20 steps have brought, less than this
+    share of its energy.
     max_iterations: steps, after which it ends MAX_STEPS.
     Infinite entries of tables count as a large finite penalty (``stats["penalty"]``) until the answer is certified.
     Cost of a step: a relaxed energy with its gradient, and one energy.
@@ -101,27 +109,28 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
         self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator | None
     ) -> MirrorState:
         fixed = starting_point(graph, init)
-        soft, _ = penalised(graph)
+        soft, penalty = penalised(graph)
         copies = soft if self.starts == 1 else soft.repeat(self.starts)
         fixed = {n: v.repeat(self.starts, *[1] * (v.dim() - 1)) for n, v in fixed.items()}
         function = RelaxedEnergy.of(copies, fixed)
         logs = spread_out(function, self.starts, self.start_noise, default_generator(generator))
         if init is not None:
             logs = leaning(function, {n: v for n, v in init.items() if v.dim() == 1}, logs, self.starts)
-        return self._state(graph, function, begin_simplex(function, logs, self.options))
+        return self._state(graph, function, begin_simplex(function, logs, self.options), penalty)
 
     def step(self, graph: FactorGraph, query: Query, state: MirrorState) -> MirrorState:
         """One trial step of each instance that is not done."""
-        return self._state(graph, state.function, step_simplex(state.function, state.descent, self.options))
+        descent = step_simplex(state.function, state.descent, self.options)
+        return self._state(graph, state.function, descent, state.penalty)
 
     def progress(self, state: MirrorState) -> Progress:
         return state.said
 
-    def _state(self, graph: FactorGraph, function: RelaxedEnergy, descent: SimplexState) -> MirrorState:
+    def _state(self, graph: FactorGraph, function: RelaxedEnergy, descent: SimplexState, penalty: float) -> MirrorState:
         values, energy = self._best(graph, function, descent.weights)
         nothing = torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
         done = descent.done.reshape(self.starts, -1).all(0)
-        return MirrorState(function, descent, Progress(values, energy, nothing, done))
+        return MirrorState(function, descent, Progress(values, energy, nothing, done), penalty)
 
     def _best(
         self, graph: FactorGraph, function: RelaxedEnergy, weights: tuple[Tensor, ...]
@@ -144,11 +153,13 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
     ) -> Answer:
         budget = budget or Budget()
         descent_budget = budget if budget.deadline is None else budget.within(DESCENT_SHARE * budget.remaining)
-        result, state = self.iterate(graph, query, init=init, budget=descent_budget, generator=generator)
-        descent, weights = state.descent, state.descent.weights
-        if self.rounding == "conditional":
-            weights = conditional_rounding(state.function, weights, budget)
-        values, energy = self._best(graph, state.function, weights)
+        result, state = self.iterate(
+            graph, query, init=init, budget=punctual(descent_budget, LAST_WORDS), generator=generator
+        )
+        descent, values, energy = state.descent, state.said.values, state.said.energy
+        if self.rounding == "conditional" and not budget.expired:
+            weights = conditional_rounding(state.function, descent.weights, punctual(budget, LAST_WORDS))
+            values, energy = self._best(graph, state.function, weights)
         chosen = best_start(graph, self.starts, descent.energy)
         relaxed = of_start(self.starts, chosen, descent.energy)
         status, finished = result.status, result.status == int(Status.CONVERGED)
@@ -159,7 +170,7 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
             "rounded_energy": energy,
             "rounding_loss": energy - relaxed,
             "slack": of_start(self.starts, chosen, descent.slack),
-            "penalty": penalised(graph)[1],
+            "penalty": state.penalty,
         }
         wins = energy < result.energy
         best = {

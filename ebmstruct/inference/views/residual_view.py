@@ -17,7 +17,7 @@ from ebmstruct.inference.sparse_cholesky import SparsePattern
 Array = np.ndarray
 NARROW = 40
 """Bands of at most this width are factorised as bands, without looking for anything better."""
-SPARSE_PENALTY = 8.0
+SPARSE_PENALTY = 12.0
 """What a multiplication of a sparse factor costs, in those of a band."""
 
 

@@ -63,9 +63,10 @@ def _forward(factor, begin, size, width, x, first):
 
 
 @plain
-def factorise(matrix, offsets, start, width, damping, frozen, todo, factor, failed):
+def factorise(matrix, offsets, start, width, widest, damping, frozen, todo, factor, failed):
     """factor of matrix + damping * its diagonal; rows and columns that are ``frozen`` keep their diagonal alone.
 
+    widest: bands that are wider are damped only, and left to the caller to factorise.
     damping: (B,).  frozen: (N,) bool, or empty.  A diagonal entry counts for at least 1e-12 of its instance's
     largest where it is damped, so that damping mends a column of zeros too.
     """
@@ -88,7 +89,7 @@ def factorise(matrix, offsets, start, width, damping, frozen, todo, factor, fail
                 for k in range(1, min(width[b], size - 1 - j) + 1):
                     if frozen[first + j] or frozen[first + j + k]:
                         factor[begin + j * stride + k] = 0.0
-        failed[b] = not _factorise(matrix, factor, begin, size, width[b])
+        failed[b] = width[b] <= widest and not _factorise(matrix, factor, begin, size, width[b])
 
 
 @plain

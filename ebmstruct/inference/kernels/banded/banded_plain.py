@@ -38,7 +38,7 @@ def _each(offsets: Array, start: Array, width: Array, todo: Array) -> list[tuple
 
 
 def factorise(
-    matrix: Array, offsets: Array, start: Array, width: Array, damping: Array, frozen: Array, todo: Array,
+    matrix: Array, offsets: Array, start: Array, width: Array, widest: int, damping: Array, frozen: Array, todo: Array,
     factor: Array, failed: Array,
 ) -> None:  # fmt: skip
     """As the loop: the Cholesky factor of matrix + damping * its diagonal."""
@@ -53,6 +53,10 @@ def factorise(
             kept = np.diag(full).copy()
             full[still, :] = full[:, still] = 0
             full[np.arange(size), np.arange(size)] = kept
+        if w > widest:
+            _store(full, factor, first, w)
+            failed[b] = False
+            continue
         try:
             if not np.isfinite(full).all():
                 raise np.linalg.LinAlgError
