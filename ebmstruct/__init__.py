@@ -96,6 +96,8 @@ _HOMES = {
         "Toulbar2",
         "MixedEnumeration",
         "Alternating",
+        "SGLD",
+        "UnderdampedLangevin",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -169,6 +171,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import NUTS as NUTS
+    from ebmstruct.inference import SGLD as SGLD
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Alternating as Alternating
@@ -208,6 +211,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
     from ebmstruct.inference import Toulbar2 as Toulbar2
+    from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain

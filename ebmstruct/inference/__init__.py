@@ -26,6 +26,7 @@ from ebmstruct.inference.solvers import (
     LBFGS,
     MALA,
     NUTS,
+    SGLD,
     SOLVERS,
     Adam,
     AlphaExpansion,
@@ -59,6 +60,7 @@ from ebmstruct.inference.solvers import (
     RoofDuality,
     SubgraphSearch,
     Toulbar2,
+    UnderdampedLangevin,
     VariableElimination,
 )
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
@@ -122,6 +124,8 @@ __all__ = [
     "Toulbar2",
     "MixedEnumeration",
     "Alternating",
+    "SGLD",
+    "UnderdampedLangevin",
     "VariableElimination",
     "bound",
     "bound_log_partition",

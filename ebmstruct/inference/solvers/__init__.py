@@ -36,9 +36,11 @@ from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
+from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
+from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
 SOLVERS: dict[str, type[Solver]] = {
     cls.name: cls
@@ -82,11 +84,15 @@ SOLVERS: dict[str, type[Solver]] = {
         MarginalSearch,
         MixedEnumeration,
         Alternating,
+        SGLD,
+        UnderdampedLangevin,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "UnderdampedLangevin",
+    "SGLD",
     "MixedEnumeration",
     "Alternating",
     "AugmentedLagrangian",
