@@ -53,6 +53,9 @@ _HOMES = {
         "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
+        "MixedGibbs",
+        "MixedEnumeration",
+        "Alternating",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
         "Annealing",
@@ -168,6 +171,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
@@ -192,6 +196,8 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
+    from ebmstruct.inference import MixedEnumeration as MixedEnumeration
+    from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

@@ -2,6 +2,7 @@
 
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
+from ebmstruct.inference.solvers.alternating import Alternating
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
@@ -29,6 +30,8 @@ from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
+from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
+from ebmstruct.inference.solvers.mixed_gibbs import MixedGibbs
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
@@ -76,6 +79,9 @@ SOLVERS: dict[str, type[Solver]] = {
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
+        Alternating,
+        MixedEnumeration,
+        MixedGibbs,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -88,6 +94,9 @@ __all__ = [
     "LBFGS",
     "SOLVERS",
     "Adam",
+    "MixedGibbs",
+    "MixedEnumeration",
+    "Alternating",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",
