@@ -61,6 +61,7 @@ _HOMES = {
         "Annealing",
         "BeliefPropagation",
         "BlockGibbs",
+        "BranchAndBound",
         "Budget",
         "CPSAT",
         "DualAscent",
@@ -177,6 +178,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
+    from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import pytest
 import torch
 
 from ebmstruct.graph import FactorGraph
@@ -79,9 +78,7 @@ def least_association(made: Associations, instance: int) -> float:
 
     best = math.inf
     for labels in itertools.product(range(k + 1), repeat=m):
-        clash = any(
-            at[i] == at[j] and labels[i] == labels[j] < k for i, j in itertools.combinations(range(m), 2)
-        )
+        clash = any(at[i] == at[j] and labels[i] == labels[j] < k for i, j in itertools.combinations(range(m), 2))
         discrete = sum(cost[j, label] for j, label in enumerate(labels))
         if not clash and discrete < best:
             best = min(best, discrete + least_squares(residuals, labels, np.zeros(n * size), size))

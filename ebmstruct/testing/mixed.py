@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.graph import SE2, ChainFactor, Discrete, Factor, FactorGraph, Real, ResidualFactor, TableFactor, Variables
+from ebmstruct.graph import (
+    SE2,
+    ChainFactor,
+    Discrete,
+    Factor,
+    FactorGraph,
+    Real,
+    ResidualFactor,
+    TableFactor,
+    Variables,
+)
 
 Residual = Callable[..., Tensor]
 
@@ -68,9 +78,7 @@ def switching_systems(
     graph = FactorGraph(
         [_block("x", Real(2), times, num_instances), _block("mode", Discrete(modes), times, num_instances)],
         [
-            ResidualFactor(
-                ("x", "x", "mode"), "dynamics", moved, torch.stack([later - 1, later, later]), linear=True
-            ),
+            ResidualFactor(("x", "x", "mode"), "dynamics", moved, torch.stack([later - 1, later, later]), linear=True),
             ResidualFactor(("x",), "observation", observed, sites[None], (y,), linear=True),
             TableFactor(("mode",), "unary", unary),
             ChainFactor(("mode",), "switch", switch),
@@ -132,9 +140,7 @@ def associations(
     linear = not turning
     factors: list[Factor] = [
         ResidualFactor(("pose",), "prior", begun, torch.arange(n)[first][None], (prior,), linear=linear),
-        ResidualFactor(
-            ("pose", "pose"), "odometry", stepped, torch.stack([later - 1, later]), (step,), linear=linear
-        ),
+        ResidualFactor(("pose", "pose"), "odometry", stepped, torch.stack([later - 1, later]), (step,), linear=linear),
         ResidualFactor(("pose", "label"), "measurement", measured, torch.stack([at, number]), (z,), linear=linear),
         TableFactor(("label",), "cost", cost),
         TableFactor(("label", "label"), "once", once, index=pairs),

@@ -66,9 +66,7 @@ def solve_copies(
     given = {**points, **states}
     inner = replace(budget, max_steps=most)
     result = refine(copies, Assignment({n: v.flatten(0, 1) for n, v in given.items()}), inner)
-    values = {
-        n: v.reshape(times, graph.variables[n].num_sites, *v.shape[1:]) for n, v in result.assignment.items()
-    }
+    values = {n: v.reshape(times, graph.variables[n].num_sites, *v.shape[1:]) for n, v in result.assignment.items()}
     shape = (times, graph.num_instances)
     status = result.status.reshape(shape)
     return Solved(

@@ -52,7 +52,9 @@ class StateDraws:
             solver = SOLVERS[name]()
             if solver.refuse(tables, query) is None:
                 cost = solver.cost(tables, query)
-                if cost is None or cost.operations <= QUICK * max(1, sum(tables.variables[n].num_sites for n in sites.names)):
+                if cost is None or cost.operations <= QUICK * max(
+                    1, sum(tables.variables[n].num_sites for n in sites.names)
+                ):
                     return cls(graph, solver, sites)
         gibbs = SOLVERS["gibbs"]()
         return cls(graph, gibbs if gibbs.refuse(tables, query) is None else None, sites)

@@ -178,7 +178,9 @@ class Enumerated:
         late = self.worthwhile.any(0) if self.position < self.joint.count else torch.zeros_like(self.cut)
         late = late | self.cut
         status = torch.full(bound.shape, int(Status.CONVERGED), dtype=torch.long)
-        status = torch.where(late, int(self.stopped or (Status.DEADLINE if self.budget.expired else Status.MAX_STEPS)), status)
+        status = torch.where(
+            late, int(self.stopped or (Status.DEADLINE if self.budget.expired else Status.MAX_STEPS)), status
+        )
         nowhere = torch.isposinf(self.energy[0])
         status = torch.where(nowhere & ~late, int(Status.INFEASIBLE), status)
         status = torch.where(nowhere & self.broken, int(Status.NONFINITE), status)

@@ -7,6 +7,7 @@ from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImp
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
+from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
@@ -82,6 +83,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Alternating,
         MixedEnumeration,
         MixedGibbs,
+        BranchAndBound,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -102,6 +104,7 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "BranchAndBound",
     "DualAscent",
     "Exhaustive",
     "FreeEnergyDescent",
