@@ -53,11 +53,15 @@ _HOMES = {
         "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
+        "MixedGibbs",
+        "MixedEnumeration",
+        "Alternating",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
         "BlockGibbs",
+        "BranchAndBound",
         "Budget",
         "CPSAT",
         "ConditionalGaussian",
@@ -180,6 +184,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
+    from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
@@ -201,6 +206,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
     from ebmstruct.inference import MixedEnumeration as MixedEnumeration
+    from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange
