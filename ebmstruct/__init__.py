@@ -94,6 +94,8 @@ _HOMES = {
         "Status",
         "SubgraphSearch",
         "Toulbar2",
+        "MixedEnumeration",
+        "Alternating",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -169,6 +171,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import NUTS as NUTS
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
@@ -194,6 +197,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
+    from ebmstruct.inference import MixedEnumeration as MixedEnumeration
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange

@@ -163,8 +163,15 @@ class _Choosing:
         """Graphs with open continuous blocks: exact where the energy is quadratic, else the best method for the kind."""
         ask = self.query.ask
         if ask is Ask.MINIMIZE:
-            return self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+            choice = self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+            if choice.entries:
+                return choice
+            if self.quick_enough(s.MixedEnumeration()):
+                return self.done(Entry(s.MixedEnumeration()))
+            return self.first_of([s.Alternating()])
         exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
+        if self.budget.deadline is None:  # it looks at the curvature before it takes a graph, which costs time
+            exact.append(s.ConditionalGaussian())
         if ask is Ask.LOG_PARTITION:
             return self.first_of([*exact, s.AnnealedImportanceSampling()])
         if ask is Ask.MARGINALS:

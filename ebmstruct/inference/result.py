@@ -35,8 +35,8 @@ _MESSAGES = {
     Status.CONVERGED: "The method has nothing left to improve, but the answer is not proven least.",
     Status.MAX_STEPS: "The budget of steps was used up; this is the best answer found.",
     Status.DEADLINE: "The deadline came; this is the best answer found.",
-    Status.INFEASIBLE: "No assignment of finite energy was found: the hard constraints contradict each other, or do so "
-    "around every point that was tried (it is proven where the lower bound is infinite).",
+    Status.INFEASIBLE: "No assignment of finite energy was found: the hard constraints contradict each other "
+    "(proven where the lower bound is infinite).",
     Status.NONFINITE: "An energy was NaN or minus infinity, so no answer can be trusted.",
 }
 

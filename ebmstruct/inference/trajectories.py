@@ -19,6 +19,9 @@ from ebmstruct.inference.result import Budget, Status
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.sampling.nuts_numba import Chains
 
+HANDING_OVER, LOOKING, LOOKING_AT_ONE = 5e-4, 2e-3, 5e-7
+"""Seconds kept back from a deadline: to pack the draws, to diagnose them, and for each number of them (measured)."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -67,11 +70,21 @@ class Trajectories:
         if plan.step_size is not None:
             step = np.full(state.shift.shape[0], plan.step_size)
         else:
-            step = run._search(alive, generator, budget or Budget())
+            step = run.first_step(alive, generator, budget or Budget()).numpy()
         log = np.log(step)[state.group]
         state.learnt[:] = np.stack([log, log, 0 * log, log + math.log(OPTIMISM), 0 * log, 0 * log], 1)
         state.reals[:, STEP] = step[state.group]
         return run
+
+    def set_scales(self, step: Tensor, variance: Tensor) -> None:
+        """Take step sizes (R,) and inverse masses (N,), instead of those that ``begin`` found."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import STEP, VARIANCE
+
+        self.state.reals[:, STEP] = step.cpu().numpy()
+        scales = variance.cpu().numpy()
+        for first, after in zip(self.state.start[:-1], self.state.start[1:], strict=True):
+            work = self.state.work[first * self.slots : after * self.slots].reshape(self.slots, -1)
+            work[VARIANCE] = scales[first:after]
 
     def go(self, budget: Budget) -> Status:
         """Gradients and kernel calls until all chains have their draws or the budget ends; each gradient is a step."""
@@ -84,7 +97,7 @@ class Trajectories:
         timed = budget.deadline is not None or budget.stopped is not None
         most = math.inf if budget.max_steps is None else budget.max_steps
         while True:
-            if timed and budget.expired:
+            if timed and (budget.expired or (not self.evaluations & 7 and budget.remaining < self._reserve())):
                 return Status.DEADLINE
             if self.evaluations >= most:
                 return Status.MAX_STEPS
@@ -99,7 +112,16 @@ class Trajectories:
             if not advance(self.state, self.slots, energy, gradient):
                 return Status.CONVERGED
 
-    def _search(self, alive: np.ndarray, generator: Generator, budget: Budget) -> np.ndarray:
+    def _reserve(self) -> float:
+        """About how many seconds it takes to hand over the draws so far, and to look at them."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import DONE
+
+        rounds = int(self.state.wholes[:, DONE].max(initial=0)) - self.plan.warm_up
+        if rounds < 4:  # too few for diagnostics
+            return HANDING_OVER
+        return HANDING_OVER + LOOKING + LOOKING_AT_ONE * rounds * self.state.position.size
+
+    def first_step(self, alive: np.ndarray, generator: Generator, budget: Budget) -> Tensor:
         """(G,) step sizes to begin with, by single leapfrog steps of all chains with momenta of unit mass."""
         rows, group, beta = self.rows, torch.from_numpy(self.state.group), 1.0 / self.plan.temperature
         owner, sound = torch.from_numpy(rows.owner), torch.from_numpy(alive)
@@ -130,8 +152,7 @@ class Trajectories:
         first = torch.full((groups,), widest**-0.25, dtype=torch.float64)
         target = self.plan.target_acceptance
         found = initial_step(log_acceptance, first, target=target, stopped=lambda: budget.expired)
-        out: np.ndarray = found.clamp(1e-10, 1e10).numpy()
-        return out
+        return found.clamp(1e-10, 1e10)
 
     def collected(self, status: Status) -> tuple[Collected, Tensor]:
         """The draws so far, and (B,) how many rounds of them each instance has; where there are fewer they repeat.

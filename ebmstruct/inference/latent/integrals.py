@@ -118,9 +118,9 @@ class LatentIntegral:
             return values
 
     def free(self, given: Values, mode: Values) -> Tensor:
-        """(B,) the free energy; NaN where the curvature at the mode is not positive.
+        """(B,) the free energy, differentiable in ``given`` and in the factors' values.
 
-        Differentiable in ``given`` and in the factors' values.
+        NaN where the curvature at the mode is not positive.
 
         At a mode the energy's derivative by the latents is zero, so that the derivative of the quadratic case needs
         none of the mode; otherwise the mode follows ``given`` by one differentiable Newton step (implicit function).

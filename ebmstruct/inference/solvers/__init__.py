@@ -2,6 +2,7 @@
 
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
+from ebmstruct.inference.solvers.alternating import Alternating
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
@@ -30,6 +31,7 @@ from ebmstruct.inference.solvers.marginal_search import MarginalSearch
 from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
+from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
@@ -78,11 +80,15 @@ SOLVERS: dict[str, type[Solver]] = {
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
+        MixedEnumeration,
+        Alternating,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "MixedEnumeration",
+    "Alternating",
     "AugmentedLagrangian",
     "MirrorDescent",
     "CPSAT",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ebmstruct.inference.adaptation import DELAY, FORGETTING, GAIN
-from ebmstruct.inference.kernels.compiler import plain
+from ebmstruct.inference.kernels.compiler import inlined
 
 LOG_STEP, LOG_AVERAGE, ERROR, PULL, COUNT, SHIFT = 0, 1, 2, 3, 4, 5
 """Numbers of a chain: the state of dual averaging, and the group's shift that it has followed."""
@@ -22,7 +22,7 @@ MEAN, SQUARES, INVERSE_MASS = 0, 1, 2
 """Rows of a group's spread."""
 
 
-@plain
+@inlined
 def average(learnt, acceptance, target):
     """Dual averaging (Hoffman and Gelman 2014, equation 6): the step size follows an acceptance probability."""
     learnt[COUNT] += 1.0
@@ -34,7 +34,7 @@ def average(learnt, acceptance, target):
     learnt[LOG_AVERAGE] = share * learnt[LOG_STEP] + (1.0 - share) * learnt[LOG_AVERAGE]
 
 
-@plain
+@inlined
 def step_to_use(learnt, shift):
     """The step size of the next trajectory; the search begins anew where the group's inverse mass has changed."""
     if shift != learnt[SHIFT]:
@@ -47,7 +47,7 @@ def step_to_use(learnt, shift):
     return np.exp(learnt[LOG_STEP])
 
 
-@plain
+@inlined
 def step_to_keep(learnt, group, own, shift):
     """The step size once a chain's warm-up is over: the mean, by logarithm, of its group's."""
     total, count = 0.0, 0
@@ -58,7 +58,7 @@ def step_to_keep(learnt, group, own, shift):
     return np.exp(total / count)
 
 
-@plain
+@inlined
 def spread_out(window, ends, spread, shift, draw):
     """One more draw of a group, which its inverse mass is learnt from; ``shift`` (1,) follows when that changes.
 
@@ -80,7 +80,7 @@ def spread_out(window, ends, spread, shift, draw):
         window[IN_WINDOW] = 0
 
 
-@plain
+@inlined
 def _close(spread, count):
     """The inverse mass from a window's draws; returns by what the log of the step size should change with it.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ebmstruct.inference.kernels.compiler import kernel, plain
+from ebmstruct.inference.kernels.compiler import inlined, kernel
 from ebmstruct.inference.kernels.sampling.adaptation_numba import average, spread_out, step_to_keep, step_to_use
 from ebmstruct.inference.kernels.sampling.vectors_numba import (
     add,
@@ -97,7 +97,7 @@ def advance(chains, slots, energy, gradient):
     return working
 
 
-@plain
+@inlined
 def _advance_one(chains, r, work, position, energy, gradient):
     """One chain by a step: ``work`` its vectors, ``position`` and ``gradient`` its part, ``energy`` over temperature."""
     real, whole = chains.reals[r], chains.wholes[r]
@@ -133,7 +133,7 @@ def _advance_one(chains, r, work, position, energy, gradient):
         _go(chains, r, work, position, work[RIGHT_G] if whole[DIRECTION] > 0 else work[LEFT_G])
 
 
-@plain
+@inlined
 def _go(chains, r, work, position, gradient):
     """The first half of a leapfrog step."""
     step = chains.wholes[r, DIRECTION] * chains.reals[r, STEP]
@@ -146,7 +146,7 @@ def _go(chains, r, work, position, gradient):
         begin_step_between(position, work[P], gradient, work[VARIANCE], time, step, lower, upper)
 
 
-@plain
+@inlined
 def _begin_tree(chains, r, work, position):
     """A tree of one leaf, the chain's draw, with a new momentum; and the first step away from it."""
     real, whole = chains.reals[r], chains.wholes[r]
@@ -169,7 +169,7 @@ def _begin_tree(chains, r, work, position):
     _begin_subtree(real, whole, work, position, chains.random[r])
 
 
-@plain
+@inlined
 def _begin_subtree(real, whole, work, position, random):
     """A direction by a coin, and a subtree as large as the tree, from that end."""
     whole[LEAF] = 0
@@ -184,7 +184,7 @@ def _begin_subtree(real, whole, work, position, random):
         copy(work[P], work[RIGHT_P])
 
 
-@plain
+@inlined
 def _take_leaf(real, work, position, energy, gradient, gain, first, random):
     """The draw of the subtree becomes this leaf by its share of the weight (multinomial; Betancourt 2017)."""
     real[ACCEPTED] += 1.0 if gain >= 0.0 else np.exp(gain)
@@ -200,13 +200,13 @@ def _take_leaf(real, work, position, energy, gradient, gain, first, random):
         copy(work[SUB_G], gradient)
 
 
-@plain
+@inlined
 def _log_sum(a, b):
     high, low = (a, b) if a > b else (b, a)
     return high + np.log1p(np.exp(low - high))
 
 
-@plain
+@inlined
 def _turned(work, leaf):
     """Whether some aligned subtree that ends at this leaf goes back on itself; an even leaf is kept for later ones."""
     kept, rest = 0, leaf >> 1
@@ -226,7 +226,7 @@ def _turned(work, leaf):
     return False
 
 
-@plain
+@inlined
 def _join(chains, r, work, position, gradient):
     """The finished subtree becomes part of the tree; whether the tree has ended with that."""
     real, whole = chains.reals[r], chains.wholes[r]
@@ -246,7 +246,7 @@ def _join(chains, r, work, position, gradient):
     return turning(work[LEFT_P], work[RIGHT_P], work[TREE_SUM], work[VARIANCE])
 
 
-@plain
+@inlined
 def _end_tree(chains, r, work, position, diverged):
     """Write the draw down or learn from it, and begin the next tree; a chain that has all its draws rests there."""
     real, whole = chains.reals[r], chains.wholes[r]
