@@ -19,8 +19,8 @@ from ebmstruct.inference.result import Budget, Status
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.sampling.nuts_numba import Chains
 
-HANDING_OVER, LOOKING, LOOKING_AT_ONE = 5e-4, 2e-3, 5e-7
-"""Seconds kept back from a deadline: to pack the draws, to diagnose them, and for each number of them (measured)."""
+HANDING_OVER, LOOKING, LOOKING_AT_ONE = 4e-4, 6e-4, 3e-8
+"""Seconds kept back from a deadline: to pack the draws, to look at them, and for each number of them (measured)."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Trajectories:
         from ebmstruct.inference.kernels.sampling.nuts_numba import DONE
 
         rounds = int(self.state.wholes[:, DONE].max(initial=0)) - self.plan.warm_up
-        if rounds < 4:  # too few for diagnostics
+        if rounds < 4:  # too few to be looked at
             return HANDING_OVER
         return HANDING_OVER + LOOKING + LOOKING_AT_ONE * rounds * self.state.position.size
 

@@ -21,7 +21,7 @@ from ebmstruct.inference.adaptation import (
     windows,
 )
 from ebmstruct.inference.chain_rows import ChainRows
-from ebmstruct.inference.diagnostics import diagnose
+from ebmstruct.inference.diagnostics import by_chain, mcse_mean
 from ebmstruct.inference.markov import ChainInfo, ChainState, MarkovSampler, as_samples, chain_starts, default_generator
 from ebmstruct.inference.motion import Place, begin, chain_refusal, options_refusal, resume
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
@@ -235,23 +235,21 @@ def _samples(graph: FactorGraph, query: Query, run: Trajectories, status: Status
     samples = as_samples(graph, query, collected, NUTS.name, **stats)
     early = (done < run.plan.draws) & (samples.status <= int(status))
     finished = torch.where(samples.status == int(status), int(Status.CONVERGED), samples.status)
-    samples = replace(samples, status=torch.where(early, int(status), finished))
-    return replace(samples, warnings=diagnose(samples, graph).warnings)
+    return replace(samples, status=torch.where(early, int(status), finished))
 
 
 def _marginals(graph: FactorGraph, samples: Samples) -> Marginals:
     """Means and covariances of the draws; what the means are worth is in ``stats["standard_error"]``."""
-    means, covariances = {}, {}
+    means, covariances, errors = {}, {}, {}
     for block in open_continuous(graph):
         draws = samples.values[block.name].double()
         means[block.name] = draws.mean(0)
         apart = draws - means[block.name]
         covariances[block.name] = torch.einsum("sni,snj->nij", apart, apart) / max(1, draws.shape[0] - 1)
-    figures = diagnose(samples, graph)
+        errors[block.name] = mcse_mean(by_chain(samples, draws))
     stats = {
         **{k: v for k, v in samples.stats.items() if k != "hamiltonian"},
-        "standard_error": {name: figures.mcse[name] for name in means},
-        "r_hat": {name: figures.r_hat[name] for name in means},
+        "standard_error": errors,
         "warnings": samples.warnings,
     }
     unknown = torch.full((graph.num_instances,), -math.inf, dtype=torch.float64)
