@@ -155,7 +155,7 @@ def leapfrog_stretch(
     sizes: Sequence[tuple[float, float]],
     scale: Sequence[Tensor] | None,
 ) -> Stretch:
-    """``adjusted`` in programs of some proposals, and what is left over one by one; the same where an energy is not finite."""
+    """``adjusted`` in programs of some proposals, and what is left over one by one; or all of it so."""
     now, points, energies = here, [], []
     accepted: list[Tensor] = []
     surpluses: list[Tensor] = []
