@@ -127,3 +127,29 @@ def turning_since(first, sum_then, last, sum_now, variance):
         at_first += first[i] * along
         at_last += last[i] * along
     return at_first <= 0.0 or at_last <= 0.0
+
+
+@summing
+def whiten(target, factor, gradient):
+    """The gradient by coordinates in which the covariance factor @ factor.T is the identity: factor.T @ gradient."""
+    for i in range(gradient.size):
+        target[i] = 0.0
+    for i in range(gradient.size):
+        row, slope = factor[i], gradient[i]
+        for j in range(i + 1):
+            target[j] += row[j] * slope
+
+
+@summing
+def begin_step_full(position, momentum, gradient, factor, time, step):
+    """As ``begin_step`` where momentum and gradient are in those coordinates."""
+    half = momentum.dtype.type(time)
+    length = momentum.dtype.type(step)
+    for i in range(momentum.size):
+        momentum[i] -= half * gradient[i]
+    for i in range(momentum.size):
+        row = factor[i]
+        along = momentum.dtype.type(0.0)
+        for j in range(i + 1):
+            along += row[j] * momentum[j]
+        position[i] += length * along
