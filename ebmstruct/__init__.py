@@ -53,11 +53,15 @@ _HOMES = {
         "AugmentedLagrangian",
         "MirrorDescent",
         "Adam",
+        "MixedGibbs",
+        "MixedEnumeration",
+        "Alternating",
         "AlphaExpansion",
         "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
         "BlockGibbs",
+        "BranchAndBound",
         "Budget",
         "CPSAT",
         "ConditionalGaussian",
@@ -96,6 +100,8 @@ _HOMES = {
         "Toulbar2",
         "MixedEnumeration",
         "Alternating",
+        "SGLD",
+        "UnderdampedLangevin",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -169,6 +175,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import NUTS as NUTS
+    from ebmstruct.inference import SGLD as SGLD
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Alternating as Alternating
@@ -177,6 +184,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
+    from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
@@ -198,6 +206,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MiniBucket as MiniBucket
     from ebmstruct.inference import MirrorDescent as MirrorDescent
     from ebmstruct.inference import MixedEnumeration as MixedEnumeration
+    from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange
@@ -208,6 +217,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
     from ebmstruct.inference import Toulbar2 as Toulbar2
+    from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain

@@ -168,15 +168,15 @@ class _Choosing:
                 return choice
             if self.quick_enough(s.MixedEnumeration()):
                 return self.done(Entry(s.MixedEnumeration()))
-            return self.first_of([s.Alternating()])
+            return self.first_of([s.BranchAndBound(), s.Alternating()])
         exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
         if self.budget.deadline is None:  # it looks at the curvature before it takes a graph, which costs time
             exact.append(s.ConditionalGaussian())
         if ask is Ask.LOG_PARTITION:
             return self.first_of([*exact, s.AnnealedImportanceSampling()])
         if ask is Ask.MARGINALS:
-            return self.first_of([*exact, s.NUTS(), s.Gaussian()])
-        return self.first_of([*exact, s.NUTS(), s.HMC(), s.ReplicaExchange()])
+            return self.first_of([*exact, s.NUTS(), s.MixedGibbs(), s.Gaussian()])
+        return self.first_of([*exact, s.NUTS(), s.HMC(), s.MixedGibbs(), s.ReplicaExchange()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""

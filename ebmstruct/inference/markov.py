@@ -14,6 +14,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.diagnostics.glance import glance
 from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels
 from ebmstruct.inference.solver import Solver
@@ -223,7 +224,7 @@ def run_chains(
     A budget counts steps and is looked at before each. Where it ends early, the draws so far are returned, and at
     least one. Cost beside that of the steps: a copy of each draw.
     """
-    budget = budget or Budget()
+    budget = punctual(budget, 3.0)
     copies = graph if chains == 1 else graph.repeat(chains)
     state = sampler.init(copies, chain_starts(graph, init, chains), generator)
     wanted = -(-query.num_samples // chains)

@@ -43,23 +43,26 @@ class SwitchingSystems:
 
 
 def switching_systems(
-    num_instances: int, times: int, modes: int, generator: Generator, *, seen: float = 0.6
+    num_instances: int, times: int, modes: int, generator: Generator, *, seen: float = 0.6, noise: float = 0.35
 ) -> SwitchingSystems:
-    """Random systems whose linear dynamics depend on a chain of discrete modes, and observations made by them."""
+    """Random systems whose linear dynamics depend on a chain of discrete modes, and observations made by them.
+
+    noise: about the width of the dynamics.
+    """
     n = num_instances * times
     turn = 0.7 * _normal(generator, modes)
     shrink = 0.7 + 0.3 * torch.rand(modes, 1, 1, generator=generator, dtype=torch.float64)
     drive = shrink * torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], -1).reshape(modes, 2, 2)
     offset = _normal(generator, modes, 2)
-    width = 0.2 + 0.3 * torch.rand(modes, generator=generator, dtype=torch.float64)
+    width = noise * (0.5 + torch.rand(modes, generator=generator, dtype=torch.float64))
     jump = (torch.rand(n, generator=generator) < 0.4) | (torch.arange(n) % times == 0)
     fresh = torch.randint(modes, (n,), generator=generator)
-    noise = _normal(generator, n, 2)
-    x, mode = noise.clone(), fresh.clone()
+    shock = _normal(generator, n, 2)
+    x, mode = shock.clone(), fresh.clone()
     for t in range(n):
         mode[t] = fresh[t] if jump[t] else mode[t - 1]
         if t % times:
-            x[t] = drive[mode[t]] @ x[t - 1] + offset[mode[t]] + width[mode[t]] * noise[t]
+            x[t] = drive[mode[t]] @ x[t - 1] + offset[mode[t]] + width[mode[t]] * shock[t]
     y = x + seen * _normal(generator, n, 2)
     unary = 0.3 * _normal(generator, n, modes) + 2 * width.log()
     switch = 1.0 - torch.eye(modes, dtype=torch.float64)

@@ -15,18 +15,24 @@ from ebmstruct.inference.latent.configurations import Configurations, configurat
 from ebmstruct.inference.latent.integrals import LatentIntegral, is_quadratic
 from ebmstruct.inference.latent.linear_integral import LinearIntegral
 from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.result import Ask, Query
+from ebmstruct.inference.result import Ask, Marginals, Query
 from ebmstruct.inference.smooth_energy import clamped, starting_point
 from ebmstruct.inference.solver import Solver
 
 Values = Mapping[str, Tensor]
+LISTED = 4096
+"""Joint states of discrete latents that are listed where no exact solver sums their tables."""
 DENSE = 24
 """Coordinates of linear latents that hang together beyond which their band is factorised instead of dense matrices."""
 
 
 @dataclass(frozen=True, eq=False)
 class TableSum:
-    """F by the log partition of the tables that are left when everything but discrete latents is given; exact."""
+    """F by the log partition of the tables that are left when everything but discrete latents is given.
+
+    Exact by an exact solver. By MeanField it is the least mean energy less T times the entropy of independent latents,
+    which is no less than F (Jordan and others 1999); its derivative is that of the mean energy, the beliefs held fixed.
+    """
 
     graph: FactorGraph
     sum_out: tuple[str, ...]
@@ -41,7 +47,30 @@ class TableSum:
 
     def __call__(self, given: Values) -> Tensor:
         """(B,) the free energy; +inf where nothing is feasible."""
-        return -self.temperature * self.solver.log_partition(self.tables(given), self.temperature)
+        left = self.tables(given)
+        if self.exact:
+            return -self.temperature * self.solver.log_partition(left, self.temperature)
+        query = Query(Ask.MARGINALS, temperature=self.temperature)
+        with torch.no_grad():
+            found = self.solver.solve(left.with_values(_detached(left)), query)
+        assert isinstance(found, Marginals)
+        free = left.relaxed_energy(found.beliefs)
+        for name, belief in found.beliefs.items():
+            each = torch.special.entr(belief.double()).sum(1)
+            free = free - self.temperature * free.new_zeros(free.shape).index_add(
+                0, left.variables[name].instance, each
+            )
+        return torch.where(torch.isneginf(found.log_partition), torch.inf, free)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the sum is exact."""
+        return self.integration == "exact"
+
+    @property
+    def integration(self) -> str:
+        """How the latents are summed out."""
+        return "mean_field" if self.solver.name == "mean_field" else "exact"
 
     def latents(self, given: Values) -> dict[str, Tensor]:
         """The latent states of least energy."""
@@ -69,6 +98,11 @@ class CopySum:
     def exact(self) -> bool:
         """Whether the integrals are Gaussian ones, or there is none."""
         return self.integral.exact
+
+    @property
+    def integration(self) -> str:
+        """How the latents are summed out."""
+        return "exact" if self.exact else "laplace"
 
     @property
     def drawable(self) -> bool:
@@ -153,8 +187,11 @@ def _widest(graph: FactorGraph, names: tuple[str, ...]) -> int:
 
 
 def table_solver(graph: FactorGraph, sum_out: Sequence[str]) -> Solver | None:
-    """The exact solver that sums discrete latents out once everything else is given; None where there is none."""
-    from ebmstruct.inference.solvers import JunctionTree, VariableElimination
+    """What sums discrete latents out once everything else is given; None where they do not become tables.
+
+    Exact where a solver can be, or where the joint states may be listed, for which it gives None too; else mean field.
+    """
+    from ebmstruct.inference.solvers import JunctionTree, MeanField, VariableElimination
 
     if latent_blocks(graph, sum_out)[1] or tabulation_refusal(graph) is not None:
         return None
@@ -166,7 +203,16 @@ def table_solver(graph: FactorGraph, sum_out: Sequence[str]) -> Solver | None:
     for solver in (VariableElimination(), JunctionTree()):
         if solver.refuse(left, query) is None:
             return solver
-    return None
+    return None if fits(graph, latent_blocks(graph, sum_out)[0], LISTED) else MeanField()
+
+
+def _detached(graph: FactorGraph) -> dict[str, list[Tensor | None]]:
+    """Every factor's values without their record."""
+    out: dict[str, list[Tensor | None]] = {}
+    for factor in graph.factors:
+        values = [v for v in factor.values() if v is None or isinstance(v, Tensor)]
+        out[factor.label] = [None if v is None else v.detach() for v in values]
+    return out
 
 
 def first_states(graph: FactorGraph) -> dict[str, Tensor]:

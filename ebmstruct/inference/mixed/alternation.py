@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.graph.tabulation import tabulate, tabulation_refusal
+from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.mixed.copies import (
     MOST_STEPS,
     Solved,
@@ -17,7 +20,8 @@ from ebmstruct.inference.mixed.copies import (
     solve_copies,
     split,
 )
-from ebmstruct.inference.mixed.moves import Moves
+from ebmstruct.inference.mixed.moves import Moves, moves_of
+from ebmstruct.inference.mixed.starts import mixed_starts
 from ebmstruct.inference.result import Budget, Query, Result, Status
 
 GROUP = 32
@@ -26,7 +30,7 @@ GAIN = 1e-9
 """A relative decrease of the energy that counts as one."""
 
 
-class Walkers:
+class Alternations:
     """W walkers for each instance of a graph, where they stand; every method changes that.
 
     values: block name to (W, n, ...).  energy: (W, B) float64, infinite where it is none.
@@ -99,24 +103,24 @@ class Walkers:
             self.energy = torch.full_like(self.energy, torch.inf)
         self.refine(MOST_STEPS)
 
-    def kicked(self, moves: Moves, draws: Tensor) -> Walkers:
-        """Walkers that stand where some random sites of these are in other states; draws: (W, c, 2) in [0, 1)."""
+    def kicked(self, moves: Moves, draws: Tensor) -> Alternations:
+        """Alternations that stand where some random sites of these are in other states; draws: (W, c, 2) in [0, 1)."""
         states, points = split(self.graph, self.values)
         others = moves.parted(moves.kicked(moves.joined(states), draws))
-        fresh = Walkers(self.graph, {**points, **others}, self.budget)
+        fresh = Alternations(self.graph, {**points, **others}, self.budget)
         fresh.rounds, fresh.solves = self.rounds, self.solves
         fresh.refine(MOST_STEPS)
         return fresh
 
-    def take_lower(self, other: Walkers) -> None:
+    def take_lower(self, other: Alternations) -> None:
         """Stand where the other walkers stand, each of them that is lower."""
         self._take(other.values, other.energy, other.energy < self.energy)
         self.rounds, self.solves, self.stopped = other.rounds, other.solves, other.stopped
 
-    def best(self, count: int) -> Walkers:
+    def best(self, count: int) -> Alternations:
         """The lowest ``count`` walkers of each instance, by themselves."""
         energy, order = self.energy.sort(dim=0, stable=True)
-        chosen = Walkers(self.graph, picked(self.graph, self.values, order[:count]), self.budget)
+        chosen = Alternations(self.graph, picked(self.graph, self.values, order[:count]), self.budget)
         chosen.energy = energy[:count]
         chosen.rounds, chosen.solves, chosen.stopped = self.rounds, self.solves, self.stopped
         return chosen
@@ -173,3 +177,42 @@ def least_of_tables(tables: FactorGraph, init: Values, budget: Budget, generator
     answer = solver.solve(tables, Query(), init=Assignment(dict(init)), budget=inner, generator=generator)
     assert isinstance(answer, Result)
     return answer
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a search does: starts, walkers that search about their fixed points, kicks of so many sites, moves."""
+
+    starts: int
+    searches: int
+    kicks: int
+    kicked: int
+    max_moves: int
+    max_rounds: int
+    start_distance: float
+
+
+def lowest(
+    graph: FactorGraph, init: Assignment | None, effort: Effort, budget: Budget, generator: Generator | None
+) -> Alternations:
+    """The lowest walker of each instance, by itself: alternation from several starts, then the search and its kicks."""
+    generator = default_generator(generator)
+    starts = mixed_starts(graph, init, effort.starts, effort.start_distance, generator)
+    walkers = Alternations(graph, starts, budget)
+    walkers.begin(generator)
+    walkers.alternate(effort.max_rounds, generator)
+    if effort.searches and not walkers.over():
+        walkers = walkers.best(effort.searches)
+        moves = moves_of(graph, effort.max_moves)
+        walkers.search(moves, effort.max_rounds, generator)
+        for _ in range(effort.kicks):
+            draws = torch.rand(walkers.count, effort.kicked, 2, dtype=torch.float64, generator=generator)
+            if walkers.over():
+                break
+            other = walkers.kicked(moves, draws)
+            other.search(moves, effort.max_rounds, generator)
+            walkers.take_lower(other)
+    best = walkers.best(1)
+    if not best.over():
+        best.refine(None)
+    return best

@@ -7,6 +7,7 @@ from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImp
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
+from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
 from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
@@ -32,13 +33,16 @@ from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.mirror_descent import MirrorDescent
 from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
+from ebmstruct.inference.solvers.mixed_gibbs import MixedGibbs
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
+from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
+from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
 SOLVERS: dict[str, type[Solver]] = {
     cls.name: cls
@@ -80,13 +84,19 @@ SOLVERS: dict[str, type[Solver]] = {
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
-        MixedEnumeration,
+        SGLD,
+        UnderdampedLangevin,
         Alternating,
+        MixedEnumeration,
+        MixedGibbs,
+        BranchAndBound,
     )
 }
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "UnderdampedLangevin",
+    "SGLD",
     "MixedEnumeration",
     "Alternating",
     "AugmentedLagrangian",
@@ -96,12 +106,14 @@ __all__ = [
     "LBFGS",
     "SOLVERS",
     "Adam",
+    "MixedGibbs",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
     "ConditionalGaussian",
+    "BranchAndBound",
     "DualAscent",
     "Exhaustive",
     "FreeEnergyDescent",

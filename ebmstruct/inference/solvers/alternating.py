@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.latent.starts import random_states, scattered_copies
-from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.mixed.alternation import Walkers
-from ebmstruct.inference.mixed.moves import moves_of
-from ebmstruct.inference.mixed.parts import discrete_blocks, mixed_refusal
+from ebmstruct.inference.mixed.alternation import Alternations, Effort, lowest
+from ebmstruct.inference.mixed.parts import mixed_refusal
 from ebmstruct.inference.result import Answer, Budget, Query, Result, Status
-from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.solver import Solver
 
 
@@ -66,48 +62,18 @@ class Alternating(Solver):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        generator = default_generator(generator)
-        walkers = Walkers(graph, self._starts(graph, init, generator), budget or Budget())
-        walkers.begin(generator)
-        walkers.alternate(self.max_rounds, generator)
-        if self.searches and not walkers.over():
-            walkers = walkers.best(self.searches)
-            self._search(graph, walkers, generator)
-        best = walkers.best(1)
-        if not best.over():
-            best.refine(None)
-        return self._result(graph, best)
+        effort = Effort(
+            self.starts,
+            self.searches,
+            self.kicks,
+            self.kicked,
+            self.max_moves,
+            self.max_rounds,
+            self.start_distance,
+        )
+        return self._result(lowest(graph, init, effort, budget or Budget(), generator))
 
-    def _starts(self, graph: FactorGraph, init: Assignment | None, generator: Generator) -> dict[str, Tensor]:
-        """Block name to (W, n, ...): points and states; each block has randomness of its own, whatever the others are."""
-        seed = int(torch.randint(1 << 40, (), generator=generator))
-        discrete = discrete_blocks(graph)
-        real = [v.name for v in open_continuous(graph)]
-        values: dict[str, Tensor] = {}
-        for number, name in enumerate(graph.variables):
-            own = Generator().manual_seed(seed + number)
-            if name in discrete:
-                likely = [init.values] if init is not None and name in init else []
-                states = random_states(graph, (name,), likely, self.starts + 1, own)[name]
-                values[name] = states[1:]
-                if init is not None and name in init and self.starts > 1:
-                    values[name][1] = states[0]
-            else:
-                values[name] = scattered_copies(graph, real, init, self.starts, self.start_distance, own)[name]
-        return values
-
-    def _search(self, graph: FactorGraph, walkers: Walkers, generator: Generator) -> None:
-        moves = moves_of(graph, self.max_moves)
-        walkers.search(moves, self.max_rounds, generator)
-        for _ in range(self.kicks):
-            draws = torch.rand(walkers.count, self.kicked, 2, dtype=torch.float64, generator=generator)
-            if walkers.over():
-                return
-            other = walkers.kicked(moves, draws)
-            other.search(moves, self.max_rounds, generator)
-            walkers.take_lower(other)
-
-    def _result(self, graph: FactorGraph, best: Walkers) -> Result:
+    def _result(self, best: Alternations) -> Result:
         energy = best.energy[0]
         status = torch.full(energy.shape, int(best.stopped or Status.CONVERGED), dtype=torch.long)
         status = torch.where(energy.isfinite(), status, status.clamp(min=int(Status.INFEASIBLE)))
