@@ -45,6 +45,8 @@ class NUTS(MarkovSampler):
     target_acceptance: what step sizes are learnt for; higher is safer and dearer.
     step_size: fixed where given.  adapt_mass: learn the scale of each coordinate.
     pooled: chains of an instance learn one inverse mass and keep the mean of their step sizes, else each its own.
+    full_mass: the inverse mass is a matrix where chains are pooled, nothing is bounded, an instance has at most 256
+    coordinates and the last window of the warm-up has 8 draws for each of them; else a variance for each coordinate.
 
     A rise of the Hamiltonian by more than 1000, or an energy that is not finite, is a divergence: the trajectory ends and
     is counted. At a bound a coordinate is reflected and its momentum turned round. A budget counts gradients of all
@@ -63,6 +65,7 @@ class NUTS(MarkovSampler):
     step_size: float | None = None
     adapt_mass: bool = True
     pooled: bool = True
+    full_mass: bool = True
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if query.ask not in (Ask.SAMPLE, Ask.MARGINALS):
@@ -167,6 +170,7 @@ class NUTS(MarkovSampler):
             step_size=self.step_size,
             learn_mass=self.adapt_mass,
             pooled=self.pooled,
+            full=self.full_mass,
             windows=windows(self.warm_up, self.chains if self.pooled else 1),
         )
 
