@@ -121,6 +121,19 @@ def leapfrog_program(motion: Motion, here: Here, steps: int, scaled: bool) -> Le
     return None if made is None else LeapfrogProgram(made, proposals)
 
 
+def gradient_program(energy: SmoothEnergy, point: Point) -> Compiled | None:
+    """The energies (B,) and the gradient of each block, at points of the shapes of ``point``; None where it cannot be."""
+    if not energy.flat:
+        return None
+    inner = _afresh(energy)
+
+    def program(*given: Tensor) -> list[Tensor]:
+        value, gradient = inner.with_gradient(given)
+        return [value, *gradient]
+
+    return _once(energy, ("gradient",), program, list(point))
+
+
 def langevin_stretch(
     program: LangevinProgram,
     motion: Motion,
