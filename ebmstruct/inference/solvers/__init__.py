@@ -18,6 +18,7 @@ from ebmstruct.inference.solvers.mean_field import MeanField
 from ebmstruct.inference.solvers.mini_bucket import MiniBucket
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
+from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
@@ -26,6 +27,7 @@ SOLVERS: dict[str, type[Solver]] = {
     cls.name: cls
     for cls in (
         VariableElimination,
+        SemiMarkovElimination,
         JunctionTree,
         GraphCut,
         RoofDuality,
@@ -70,6 +72,7 @@ __all__ = [
     "MiniBucket",
     "ParallelTempering",
     "RoofDuality",
+    "SemiMarkovElimination",
     "SubgraphSearch",
     "Toulbar2",
     "VariableElimination",
