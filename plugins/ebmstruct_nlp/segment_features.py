@@ -36,7 +36,7 @@ def segment_rows(xs: Sequence[Any], names: Sequence[str], longest: int, buckets_
         f"segment_features: found {name!r}; legal are {', '.join(FEATURES)}" for name in names if name not in FEATURES
     ]
     if longest < 1:
-        faults.append(f"max_length: found {longest}; at least 1 is needed")
+        faults.append(f"feature_length: found {longest}; at least 1 is needed")
     if not 8 <= buckets_log2 <= 30:
         faults.append(f"segment_buckets_log2: found {buckets_log2}; legal are 8 to 30")
     if faults:

@@ -39,10 +39,11 @@ class SemiMarkov(SparseTags):
     """Segments of BIO tags: an entity is scored as a whole (Sarawagi and Cohen 2004), a token outside by itself.
 
     An entity's energy adds those of its tokens' tags, of its length, of its features as a whole, and of the step from the
-    type before. Entities longer than max_length are never found; training sentences that hold one teach nothing.
+    type before. Entities longer than max_length are never found.
     template, buckets_log2, dropout: of the tokens' features, as in ``SparseChain``.
-    max_length: tokens of the longest entity.  segment_features: names of ``segment_features.FEATURES``; none is legal.
-    segment_buckets_log2, segment_dropout: as for tokens.
+    max_length: tokens of the longest entity; by default that of the training text, which may hold none that is longer.
+    segment_features: names of ``segment_features.FEATURES``; none is legal.  feature_length: only entities of at most so
+    many tokens have them.  segment_buckets_log2, segment_dropout: as for tokens.
     Cost: that of ``SparseChain``, and features x types additions for each token and length.
     """
 
@@ -53,27 +54,32 @@ class SemiMarkov(SparseTags):
         template: TemplateName | list[str] = "words",
         buckets_log2: int = 20,
         dropout: float = 0.2,
-        max_length: int = 8,
+        max_length: int | None = None,
         segment_features: list[str] | None = None,
+        feature_length: int = 5,
         segment_buckets_log2: int = 18,
         segment_dropout: float = 0.5,
     ) -> None:
         super().__init__(schema, template, buckets_log2, dropout)
         if schema.scheme != "bio":
             raise ConfigError([f"nlp.semi_markov: the task's scheme is {schema.scheme}; segments are spelt in bio"])
+        longest = schema.longest if max_length is None else max_length
+        if longest < schema.longest:
+            said = f"an entity of the training text has {schema.longest} tokens; leave it out"
+            raise ConfigError([f"max_length: found {longest}, but {said}"])
         self.features = tuple(DEFAULT if segment_features is None else segment_features)
-        self.max_length, self.segment_buckets_log2 = max_length, segment_buckets_log2
-        segment_rows([], self.features, max_length, segment_buckets_log2)  # tells of faults
+        self.described, self.segment_buckets_log2 = min(longest, feature_length), segment_buckets_log2
+        segment_rows([], self.features, feature_length, segment_buckets_log2)  # tells of faults
         self.labels = labels_of(schema)
         types = len(self.labels) - 1
         self.segments = SparseLinear(1 << segment_buckets_log2, types, dropout=segment_dropout)
-        self.lengths = nn.Parameter(torch.zeros(max_length, types))
+        self.lengths = nn.Parameter(torch.zeros(longest, types))
         self.transition = nn.Parameter(torch.zeros(types + 1, types + 1))
         self.start = nn.Parameter(torch.zeros(types + 1))
         self.end = nn.Parameter(torch.zeros(types + 1))
 
     def prepare(self, xs: Sequence[Any]) -> SegmentInputs:
-        segments = segment_rows(xs, self.features, self.max_length, self.segment_buckets_log2)
+        segments = segment_rows(xs, self.features, self.described, self.segment_buckets_log2)
         return SegmentInputs(self.rows(xs), segments)
 
     def forward(self, inputs: SegmentInputs) -> FactorGraph:
@@ -97,7 +103,8 @@ class SemiMarkov(SparseTags):
             return None
         ids = torch.from_numpy(rows.ids).reshape(-1, len(self.features)).to(self.lengths.device)
         energy: Tensor = self.segments(ids, self.noise)
-        return nn.functional.pad(energy.reshape(len(rows.ids), *self.lengths.shape), (1, 0))
+        energy = energy.reshape(len(rows.ids), self.described, self.lengths.shape[1])
+        return nn.functional.pad(energy, (1, 0, 0, len(self.lengths) - self.described))
 
 
 def labels_of(schema: TagSchema) -> tuple[str, ...]:

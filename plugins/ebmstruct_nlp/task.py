@@ -8,7 +8,7 @@ import math
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -140,6 +140,7 @@ class TaggingTask(Task):
             torch.from_numpy(allowed.end),
             torch.from_numpy(words["hashes"]),
             torch.from_numpy(words["counts"]),
+            longest=1 if self.encoding == "plain" else _longest(e.y for e in train),
         )
 
     def encode(self, ys: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment:
@@ -339,6 +340,12 @@ def _cost(
     if known is not None:
         rows = rows * known[:, None]
     return (TableFactor((PAIRS if PAIRS in target else BLOCK,), "cost", rows),)
+
+
+def _longest(ys: Iterable[Sequence[Any]]) -> int:
+    """Tokens of the longest entity; at least 1."""
+    bio = scheme_named("bio")
+    return max((end - start for y in ys for start, end, _ in bio.spans(y)), default=1)
 
 
 def _names(pair: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 import ebmstruct as es
 from ebmstruct.testing import oracle
 from ebmstruct_nlp import Ner, Pos, SecondOrderChain, SemiMarkov, Sentence
-from ebmstruct_nlp.encoding import encode, encode_tags
+from ebmstruct_nlp.confidences import add_confidences
+from ebmstruct_nlp.encoding import decode_states, encode, encode_tags
 from ebmstruct_nlp.schemes import scheme_named
 from ebmstruct_nlp.segment_features import FEATURES, segment_rows
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
@@ -85,10 +87,11 @@ def test_segments_are_told_apart() -> None:
     text = list(FEATURES).index("text")
     assert ids[1, 1, text] == ids[4, 1, text] != ids[6, 1, text]
     assert len(np.unique(ids[0, 1])) == len(FEATURES)
-    with pytest.raises(es.ConfigError, match=r"(?s)found 'colour'; legal are text.*max_length"):
+    with pytest.raises(es.ConfigError, match=r"(?s)found 'colour'; legal are text.*feature_length"):
         segment_rows([], ("colour",), 0, 20)
 
 
+@torch.no_grad()
 def test_the_energy_of_an_entity() -> None:
     """[PER PER] O adds the tokens' tags, the length, the segment's features, and the steps between types."""
     schema = schema_for()
@@ -102,8 +105,10 @@ def test_the_energy_of_an_entity() -> None:
     ids = torch.from_numpy(inputs.segments.ids).reshape(3, 3, -1)[0, 1]
     expected = tags[0, 3] + tags[1, 4] + tags[2, 0] + model.lengths[1, 1] + model.segments.weight[ids.long()].sum(0)[1]
     expected = expected + model.start[2] + model.transition[2, 0] + model.end[0]
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert math.isinf(float(graph.energy(encode_tags([("B-PER", "I-LOC", "O")], schema))))
+    with pytest.raises(es.ConfigError, match="an entity of the training text has 4 tokens"):
+        SemiMarkov(dataclasses.replace(schema, longest=4), max_length=3)
     with pytest.raises(es.ConfigError, match="segments are spelt in bio"):
         SemiMarkov(schema_for("bioes"))
 
@@ -126,6 +131,7 @@ def test_pairs_are_the_legal_ones(scheme: str, pairs: int) -> None:
     assert not partial.allowed[PAIRS][4].any()  # a tag that the model does not have
 
 
+@torch.no_grad()
 def test_the_energy_of_three_tags_in_a_row() -> None:
     """A second-order chain adds a token's tag, the step between two tags, and one for each three; the rest is infinite."""
     schema = schema_for()
@@ -141,7 +147,7 @@ def test_the_energy_of_three_tags_in_a_row() -> None:
     expected = tags[0, 3] + tags[1, 4] + tags[2, 0] + model.start[3] + model.end[0]
     expected = expected + model.transition[3, 4] + model.transition[4, 0]
     expected = expected + model.triple[steps[first, second]] + model.triple[steps[second, third]]
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
     finite = [e for e in oracle(graph)[0].energies if e < math.inf]
     assert len(finite) == sum(
         not scheme_named("bio").violations(y)
@@ -174,9 +180,6 @@ def test_confidences_are_probabilities_of_spans(name: str) -> None:
         ("B-PER", "B-LOC", "I-LOC"),
     ):
         y = encode([forced], graph, schema)
-        from ebmstruct_nlp.confidences import add_confidences
-        from ebmstruct_nlp.encoding import decode_states
-
         outputs = decode_states(y, graph, schema)
         add_confidences(outputs, y, graph, schema)
         for e in outputs[0]["entities"]:
