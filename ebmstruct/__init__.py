@@ -51,26 +51,47 @@ _HOMES = {
         "union",
     ),
     "ebmstruct.inference": (
+        "AugmentedLagrangian",
+        "MirrorDescent",
+        "Adam",
+        "MixedGibbs",
+        "MixedEnumeration",
+        "Alternating",
         "AlphaExpansion",
+        "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
         "BlockGibbs",
+        "BranchAndBound",
         "Budget",
         "CPSAT",
+        "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
+        "FreeEnergyDescent",
+        "GaussNewton",
+        "Gaussian",
         "GibbsWithGradients",
         "GraphCut",
+        "HMC",
         "ICM",
         "IntegerProgram",
         "JunctionTree",
         "LBFGS",
+        "LevenbergMarquardt",
         "LinearProgram",
+        "MarginalElimination",
+        "Langevin",
+        "LinearProgram",
+        "MALA",
+        "MarginalSearch",
         "Marginals",
         "MeanField",
         "MiniBucket",
+        "NUTS",
         "ParallelTempering",
         "Query",
+        "ReplicaExchange",
         "Result",
         "RoofDuality",
         "SemiMarkovElimination",
@@ -79,6 +100,10 @@ _HOMES = {
         "Status",
         "SubgraphSearch",
         "Toulbar2",
+        "MixedEnumeration",
+        "Alternating",
+        "SGLD",
+        "UnderdampedLangevin",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -148,25 +173,46 @@ if TYPE_CHECKING:
     from ebmstruct.graph import tabulate as tabulate
     from ebmstruct.graph import union as union
     from ebmstruct.inference import CPSAT as CPSAT
+    from ebmstruct.inference import HMC as HMC
     from ebmstruct.inference import ICM as ICM
     from ebmstruct.inference import LBFGS as LBFGS
+    from ebmstruct.inference import MALA as MALA
+    from ebmstruct.inference import NUTS as NUTS
+    from ebmstruct.inference import SGLD as SGLD
+    from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import Alternating as Alternating
+    from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
+    from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
     from ebmstruct.inference import BlockGibbs as BlockGibbs
+    from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
+    from ebmstruct.inference import Gaussian as Gaussian
+    from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
     from ebmstruct.inference import IntegerProgram as IntegerProgram
     from ebmstruct.inference import JunctionTree as JunctionTree
+    from ebmstruct.inference import Langevin as Langevin
+    from ebmstruct.inference import LevenbergMarquardt as LevenbergMarquardt
     from ebmstruct.inference import LinearProgram as LinearProgram
+    from ebmstruct.inference import MarginalElimination as MarginalElimination
     from ebmstruct.inference import Marginals as Marginals
+    from ebmstruct.inference import MarginalSearch as MarginalSearch
     from ebmstruct.inference import MeanField as MeanField
     from ebmstruct.inference import MiniBucket as MiniBucket
+    from ebmstruct.inference import MirrorDescent as MirrorDescent
+    from ebmstruct.inference import MixedEnumeration as MixedEnumeration
+    from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
+    from ebmstruct.inference import ReplicaExchange as ReplicaExchange
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality
     from ebmstruct.inference import Samples as Samples
@@ -175,6 +221,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
     from ebmstruct.inference import Toulbar2 as Toulbar2
+    from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import ebmstruct as es
 from ebmstruct.graph import Assignment, BlockFactor, Discrete, FactorGraph, TableFactor, Variables
-from ebmstruct.inference.markov import MarkovSampler, effective_samples, r_hat
+from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
+from ebmstruct.inference.markov import MarkovSampler
 from ebmstruct.inference.result import Ask, Budget, Query, Status
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.graph.expectation import expected
 from ebmstruct.graph.factors import Factor, uniform_states
 from ebmstruct.graph.tables import scale_table
 from ebmstruct.graph.variables import Variables
@@ -49,6 +50,20 @@ class ChainFactor(Factor):
             if ends is not None:
                 part = ends.index_select(0, y.index_select(0, sites)).double()
                 out = out + part if block.filled is None else out.index_add(0, block.filled, part)
+        return out
+
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(B,) float64: the mean over each instance's neighbours and ends."""
+        (w,), (block,) = values, variables
+        if not block.num_sites:
+            return torch.zeros(block.num_instances, dtype=torch.float64, device=w.device)
+        later = _later_sites(block)
+        tables = self.transition[later] if self.transition.dim() == 3 else self.transition
+        edges = expected(tables, [w[later - 1], w[later]]).double()
+        out = edges.new_zeros(block.num_instances).index_add(0, block.instance[later], edges)
+        for ends, sites in ((self.start, block.first_sites), (self.end, block.last_sites)):
+            if ends is not None:
+                out = out.index_add(0, block.instance[sites], expected(ends, [w[sites]]).double())
         return out
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:

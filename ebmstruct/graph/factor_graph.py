@@ -71,6 +71,17 @@ class FactorGraph:
             return torch.zeros(self.num_instances, dtype=torch.float64)
         return out.double()
 
+    def relaxed_energy(self, weights: Values) -> Tensor:
+        """(B,) float64: the energy where discrete blocks have weights (n, K) over states; other blocks have values.
+
+        For tables it is the mean energy under independent draws by the weights: linear in the weights of each site,
+        equal to ``energy`` where they are 0 or 1, so that its least value is the least energy. A BlockFactor needs
+        ``relaxed=True``. Differentiable in the weights and in the factors' values. Errors: GraphError.
+        """
+        from ebmstruct.graph.relaxation import relaxed_energy
+
+        return relaxed_energy(self, weights)
+
     def factor_energies(self, y: Values) -> dict[str, Tensor]:
         """Label to the energies of each factor's rows under ``y``: (m,), or (B,) for factors without rows."""
         values = self.complete(y)
@@ -164,7 +175,10 @@ class FactorGraph:
         return FactorGraph((), replaced, constant=self.constant, evidence=self.evidence, topology=self.topology)
 
     def repeat(self, times: int) -> FactorGraph:
-        """``times`` copies of every instance, copy after copy (B * times instances); tables are not copied."""
+        """``times`` copies of every instance, copy after copy (B * times instances); tables are not copied.
+
+        The copies' topology is made once, with whatever is derived from it.
+        """
         if self.evidence is not None:
             evidence = Assignment(
                 *({k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in part.items()} for part in _parts(self.evidence))
@@ -173,8 +187,10 @@ class FactorGraph:
             evidence = None
         factors = [f.repeat(times, self.scope(f)) for f in self.factors]
         constant = None if self.constant is None else self.constant.repeat(times)
-        blocks = [v.repeat(times) for v in self.variables.values()]
-        return FactorGraph(blocks, factors, constant=constant, evidence=evidence)
+        topology = self.topology.derive(
+            ("repeat", times), lambda: Topology([v.repeat(times) for v in self.variables.values()], factors)
+        )
+        return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology)
 
     def to(self, device: torch.device | str) -> FactorGraph:
         """The graph with every tensor on ``device``."""

@@ -69,6 +69,23 @@ class Factor(ABC):
                 out = out.index_put((at, torch.full_like(at, state)), energy[here])
         return out
 
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(m,) energies of the rows where discrete places hold weights (n, K) over the states of each site.
+
+        The mean of ``energies`` when every site draws its state by its weights, independently of the others: linear in
+        the weights of each site, and equal to ``energies`` where all weights are 0 or 1. An infinite entry counts where
+        it has any weight. A factor may define another extension, as ``BlockFactor`` does.
+        """
+        raise GraphError(f"factor {self.label!r}: a {type(self).__name__} has no relaxed energies")
+
+    def relaxed_instance_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(B,) the relaxed energy of each instance."""
+        rows = self.relaxed_energies(values, variables)
+        instance = self.row_instance(variables)
+        if instance is None:
+            return rows
+        return rows.new_zeros(variables[0].num_instances, dtype=torch.float64).index_add(0, instance, rows.double())
+
     def check(self, variables: Sequence[Variables]) -> None:  # noqa: B027 - nothing to check by default
         """Raise GraphError where shapes or indices do not fit the blocks."""
 
@@ -101,14 +118,19 @@ class BlockFactor(Factor):
     function(*values, *inputs, offsets) -> (B,); ``values`` follow the scope, ``inputs`` are tensors whose first
     axis is the instance, and ``offsets`` is the tuple of each block's (B + 1,) offsets. Instances must not
     influence each other. Such an energy has no structure that a solver could use, so it has no bound.
+    relaxed: the function takes weights (n, K) over the states of each site in place of the states of discrete blocks;
+    whole states are handed to it as weights of 0 and 1, in the precision of the inputs (float32 without any).
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("inputs",)
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...] = ()
+    relaxed: bool = False
 
     def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        if self.relaxed:
+            values = [indicators(x, v, self._precision) for x, v in zip(values, variables, strict=True)]
         energy = self.function(*values, *self.inputs, tuple(v.offsets for v in variables))
         if energy.shape != (variables[0].num_instances,):
             raise GraphError(
@@ -116,6 +138,20 @@ class BlockFactor(Factor):
                 f"{variables[0].num_instances} instances is needed"
             )
         return energy
+
+    @property
+    def _precision(self) -> torch.dtype:
+        found = [x.dtype for x in self.inputs if x.is_floating_point()]
+        return found[0] if found else torch.get_default_dtype()
+
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        """(B,) the function's own extension; not linear in the weights, unless the function is."""
+        if not self.relaxed and any(isinstance(v.domain, Discrete) for v in variables):
+            raise GraphError(
+                f"factor {self.label!r}: its function takes states; one that takes weights over them is said to do so by "
+                "relaxed=True"
+            )
+        return dataclasses.replace(self, relaxed=False).energies(values, variables)
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
         return None
@@ -129,7 +165,7 @@ class BlockFactor(Factor):
         return dataclasses.replace(self, inputs=inputs)
 
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> BlockFactor:
-        if any(o.function is not self.function for o in others):
+        if any(o.function is not self.function or o.relaxed != self.relaxed for o in others):
             raise GraphError(f"factor {self.label!r}: a union needs the same function in every part")
         inputs = tuple(torch.cat(parts) for parts in zip(self.inputs, *(o.inputs for o in others), strict=True))
         return dataclasses.replace(self, inputs=inputs)
@@ -181,3 +217,10 @@ def uniform_states(variables: Variables) -> int | None:
     """The one number of states of a discrete block, or None where its sites differ."""
     domain = variables.discrete
     return domain.num_states if isinstance(domain, Discrete) and isinstance(domain.num_states, int) else None
+
+
+def indicators(states: Tensor, variables: Variables, dtype: torch.dtype) -> Tensor:
+    """(n, K): weight 1 on each site's state, where a discrete block's states (n,) are given; anything else as it is."""
+    if not isinstance(variables.domain, Discrete) or states.dim() != 1:
+        return states
+    return (states[:, None] == torch.arange(variables.discrete.largest, device=states.device)).to(dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.graph.expectation import expected
 from ebmstruct.graph.factors import Factor, uniform_states
 from ebmstruct.graph.tables import scale_table
 from ebmstruct.graph.variables import Variables
@@ -73,6 +74,11 @@ class GridFactor(Factor):
             along = flat.take(z[:-1] * states + z[1:]) * down[:-1]
             out.append((across.sum() + along.sum())[None])
         return torch.cat(out)
+
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        (w,), (block,) = values, variables
+        index, weights = self.pairs(block)
+        return weights.double() * expected(self.table, [w[index[0]], w[index[1]]]).double()
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor:
         (block,) = variables

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.continuous import Continuous
 from ebmstruct.graph.factors import Factor, check_index, repeat_index
 from ebmstruct.graph.robust import RobustLoss
@@ -69,6 +70,25 @@ class ResidualFactor(Factor):
             return torch.where(broken <= self.tolerance, 0.0, torch.inf).masked_fill(broken.isnan(), torch.nan)
         square = r.square().sum(-1)
         return 0.5 * square if self.loss is None else self.loss.energy(square)
+
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        cells = cells_of(self.index, variables)
+        if not cells.states:
+            return self.energies(values, variables)
+        spread = self.with_rows(cells.row)
+        own = torch.arange(cells.row.numel(), device=cells.row.device).expand(len(variables), -1)
+        weight: Tensor | None = None
+        sites = []
+        for place, value in enumerate(values):
+            at = spread.index[place]
+            if place in cells.states:
+                part = value[at, cells.states[place]]
+                weight = part if weight is None else weight * part
+            sites.append(cells.states[place] if place in cells.states else value[at])
+        assert weight is not None
+        energy = dataclasses.replace(spread, index=own).energies(sites, variables)
+        mean = torch.where(weight > 0, energy, 0.0 if self.constraint else energy) * weight
+        return mean.new_zeros(self.index.shape[1]).index_add(0, cells.row, mean)
 
     def violations_of(self, r: Tensor) -> Tensor:
         """(m,) by how much the worst entry of each row of residuals breaks the constraint; 0 where none is set."""

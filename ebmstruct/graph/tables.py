@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
+from ebmstruct.graph.expectation import expected
 from ebmstruct.graph.factors import Factor, check_index, repeat_index, states_of, uniform_states
 from ebmstruct.graph.variables import Variables
 
@@ -117,6 +118,28 @@ class TableFactor(Factor):
         if self.index is None:
             return energy
         return energy.new_zeros(variables[slot].num_sites, columns).index_add(0, self.index[slot], energy)
+
+    def relaxed_energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
+        weights = [w if self.index is None else w.index_select(0, self.index[i]) for i, w in enumerate(values)]
+        return expected(self._dense(variables), weights)
+
+    def _dense(self, variables: Sequence[Variables]) -> Tensor:
+        """(m, K_1, ..., K_arity), or (K_1, ..., K_arity) where one is shared; states that are not there repeat others."""
+        if self.starts is None:
+            return self.tables
+        rows = self.num_rows(variables)
+        code = self.starts.reshape(rows, *[1] * self.arity)
+        stride: int | Tensor = 1
+        for slot, size in reversed(list(enumerate(self.sizes(variables)))):
+            states = torch.arange(variables[slot].discrete.largest, device=code.device)
+            if isinstance(size, Tensor):
+                states = torch.minimum(states, size[:, None] - 1)
+            steps = states.expand(rows, -1) * (stride[:, None] if isinstance(stride, Tensor) else stride)
+            shape = [rows, *[1] * self.arity]
+            shape[slot + 1] = states.shape[-1]
+            code = code + steps.reshape(shape)
+            stride = stride * size
+        return self.tables[code]
 
     def check(self, variables: Sequence[Variables]) -> None:
         if not self.tables.is_floating_point():

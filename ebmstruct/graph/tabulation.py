@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph.assignment import Assignment, Values
+from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factor_graph import FactorGraph
 from ebmstruct.graph.factors import Factor
@@ -83,36 +83,10 @@ def _with_evidence(graph: FactorGraph, y: Values) -> dict[str, Tensor]:
     return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """The entries of all rows' tables: row (c,) of each, its state at each discrete place (c,), starts (m,)."""
-
-    row: Tensor
-    states: dict[int, Tensor]
-    starts: Tensor
-    index: Tensor
-
-
-def _cells(factor: ResidualFactor, scope: tuple[Variables, ...]) -> _Cells:
-    places = [i for i, v in enumerate(scope) if isinstance(v.domain, Discrete)]
-    counts = [scope[i].state_counts[factor.index[i]] for i in places]
-    size = torch.ones(factor.index.shape[1], dtype=torch.long, device=factor.index.device)
-    for count in counts:
-        size = size * count
-    starts = size.cumsum(0) - size
-    row = torch.repeat_interleave(size)
-    code = torch.arange(row.numel(), device=row.device) - starts[row]
-    states = {}
-    for place, count in zip(reversed(places), reversed(counts), strict=True):
-        states[place] = code % count[row]
-        code = code // count[row]
-    return _Cells(row, states, starts, factor.index[places])
-
-
 def _table(
     graph: FactorGraph, factor: ResidualFactor, scope: tuple[Variables, ...], values: Mapping[str, Tensor]
 ) -> TableFactor:
-    cells = graph.topology.derive(("cells", factor.label), lambda: _cells(factor, scope))
+    cells = graph.topology.derive(("cells", factor.label), lambda: cells_of(factor.index, scope))
     spread = factor.with_rows(cells.row)
     sites = [
         cells.states[i] if i in cells.states else values[name][spread.index[i]] for i, name in enumerate(factor.scope)

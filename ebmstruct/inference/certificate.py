@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.clamping import tables_left
+from ebmstruct.inference.quadratic_bound import quadratic_bound
 from ebmstruct.inference.result import (
     Claim,
     EliminationOrder,
+    QuadraticMinimum,
     Reparametrization,
     Result,
     Several,
@@ -47,6 +49,8 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
         return _none(graph)
     if isinstance(witness, SumOfSquares):
         return _least_of_squares(graph) if sums_squares(graph) else _none(graph)
+    if isinstance(witness, QuadraticMinimum):
+        return quadratic_bound(graph)
     with torch.no_grad():
         tables = tables_left(graph)
         graph = graph if tables is None else tables

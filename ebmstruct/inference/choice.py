@@ -11,7 +11,9 @@ from ebmstruct.inference import solvers as s
 from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.portfolio import Entry
 from ebmstruct.inference.result import Ask, Budget, Query
+from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.solver import Cost, Solver
+from ebmstruct.inference.solvers.gaussian import not_quadratic
 from ebmstruct.inference.structure import describe
 
 OPERATIONS_PER_SECOND = 4e8
@@ -139,7 +141,11 @@ class _Choosing:
         query = self.query
         if s.SemiMarkovElimination().refuse(self.graph, query) is None:
             return self.first_of([s.SemiMarkovElimination()])
-        if query.ask is Ask.MINIMIZE and not query.sum_out and query.k == 1:
+        if query.ask is Ask.MINIMIZE and query.sum_out:
+            return self.summed()
+        if open_continuous(self.graph):
+            return self.smooth()
+        if query.ask is Ask.MINIMIZE and query.k == 1:
             return self.minimum()
         exact: list[Solver] = [s.VariableElimination(), s.JunctionTree(), s.Exhaustive()]
         if query.ask is Ask.MINIMIZE:
@@ -148,6 +154,31 @@ class _Choosing:
             if self.quick_enough(solver):
                 return self.done(Entry(solver))
         return self.first_of([s.MiniBucket() if query.ask is Ask.LOG_PARTITION else s.BlockGibbs()])
+
+    def summed(self) -> Choice:
+        """Least free energy: tables are eliminated where that is quick, what is left descends."""
+        if self.quick_enough(s.MarginalElimination()):
+            return self.done(Entry(s.MarginalElimination()))
+        return self.first_of([s.FreeEnergyDescent(), s.MarginalSearch(), s.Exhaustive()])
+
+    def smooth(self) -> Choice:
+        """Graphs with open continuous blocks: exact where the energy is quadratic, else the best method for the kind."""
+        ask = self.query.ask
+        if ask is Ask.MINIMIZE:
+            choice = self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+            if choice.entries:
+                return choice
+            if self.quick_enough(s.MixedEnumeration()):
+                return self.done(Entry(s.MixedEnumeration()))
+            return self.first_of([s.BranchAndBound(), s.Alternating()])
+        exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
+        if self.budget.deadline is None:  # it looks at the curvature before it takes a graph, which costs time
+            exact.append(s.ConditionalGaussian())
+        if ask is Ask.LOG_PARTITION:
+            return self.first_of([*exact, s.AnnealedImportanceSampling()])
+        if ask is Ask.MARGINALS:
+            return self.first_of([*exact, s.NUTS(), s.MixedGibbs(), s.Gaussian()])
+        return self.first_of([*exact, s.NUTS(), s.HMC(), s.MixedGibbs(), s.ReplicaExchange()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""
@@ -173,4 +204,4 @@ class _Choosing:
                 self.refusals[outside.name] = "it may take for ever, so it joins only where there is a deadline"
         if racing:
             return self.done(*racing)
-        return self.first_of((s.Exhaustive(), s.ICM()))
+        return self.first_of((s.Exhaustive(), s.MirrorDescent(), s.ICM()))

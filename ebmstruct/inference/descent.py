@@ -6,19 +6,18 @@ is a ``SmoothEnergy``, or any other (B,) function of the same point by ``PointFu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ebmstruct.errors import SolverRefusal
-from ebmstruct.graph import Continuous, Real
 from ebmstruct.inference.packing import Packing
+from ebmstruct.inference.point_function import Bounds, PointFunction, SmoothFunction, chosen, coordinates
 from ebmstruct.inference.quasi_newton import Memory, direction, forget, remember, restricted
 from ebmstruct.inference.result import Budget
-from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
+from ebmstruct.inference.smooth_energy import Point
+
+__all__ = ["DescentOptions", "DescentState", "PointFunction", "begin_descent", "descend", "minimize_point"]
 
 ARMIJO = 1e-4
 """The share of the predicted decrease that a step must bring (Nocedal and Wright 2006, (3.4))."""
@@ -26,95 +25,12 @@ CURVATURE = 0.9
 """The share of the slope that may be left after a step (Nocedal and Wright 2006, (3.5))."""
 TRIALS = {torch.float64: 45, torch.float32: 24}
 """Trials of one line search; its last steps are below what the precision can tell."""
+LONGEST = 1e15
+"""The largest scale of a step, in lengths of the gradient."""
+UNBOUNDED = {torch.float64: -1e20, torch.float32: -1e12}
+"""An energy below this is taken to have no least value; the instance gives up."""
 PATIENCE = 3
 """Iterations in a row without a decrease beyond rounding, after which an instance is done."""
-
-
-class SmoothFunction(Protocol):
-    """What a descent needs of a function of a point; instances do not influence each other."""
-
-    @property
-    def domains(self) -> tuple[Continuous, ...]:
-        """The domain of each block."""
-        ...
-
-    @property
-    def instances(self) -> tuple[Tensor | None, ...]:
-        """For each block (n,) long, or None where site b belongs to instance b."""
-        ...
-
-    def with_gradient(self, point: Point) -> tuple[Tensor, Step]:
-        """(B,) values without a record, and their gradient by a step from the point."""
-        ...
-
-    def retract(self, point: Point, step: Step) -> Point:
-        """The point that a step leads to, inside the bounds."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class PointFunction:
-    """Another function (B,) of the points of an energy, with the same blocks and clamped sites.
-
-    function: point to (B,), differentiable in the point. space: whose blocks, bounds and clamped sites hold.
-    """
-
-    space: SmoothEnergy
-    function: Callable[[Point], Tensor]
-
-    @property
-    def domains(self) -> tuple[Continuous, ...]:
-        """The domain of each block."""
-        return self.space.domains
-
-    @property
-    def instances(self) -> tuple[Tensor | None, ...]:
-        """For each block (n,) long, or None where site b belongs to instance b."""
-        return self.space.instances
-
-    def with_gradient(self, point: Point) -> tuple[Tensor, Step]:
-        """(B,) values without a record, and their gradient by a step; zero at clamped sites.
-
-        Errors: SolverRefusal where the function has no gradient.
-        """
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_(True) for x in point)
-            value = self.function(leaves)
-            if not value.requires_grad:
-                raise SolverRefusal("the function does not depend on the point in a way that torch can differentiate")
-            found = torch.autograd.grad(value, leaves, torch.ones_like(value), allow_unused=True)
-        out = []
-        for x, g, domain, moving in zip(point, found, self.space.domains, self.space.moving, strict=True):
-            part = domain.pull_back(x, torch.zeros_like(x) if g is None else g)
-            out.append(part if moving is None else part * moving)
-        return value.detach(), tuple(out)
-
-    def retract(self, point: Point, step: Step) -> Point:
-        """The point that a step leads to, inside the bounds."""
-        return self.space.retract(point, step)
-
-
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Bounds of every entry of a vector of steps, infinite where there is none."""
-
-    lower: Tensor
-    upper: Tensor
-
-    @classmethod
-    def of(cls, function: SmoothFunction, packing: Packing, point: Point, gradient: Step) -> Bounds | None:
-        """The bounds of a point's blocks; None where no block has any."""
-        if not any(isinstance(d, Real) and d.bounded for d in function.domains):
-            return None
-        lower, upper = [], []
-        for domain, x, g in zip(function.domains, point, gradient, strict=True):
-            if isinstance(domain, Real):
-                low, high = (side.to(x).expand_as(x) for side in domain.bounds(x.dtype))
-            else:
-                low, high = torch.full_like(g, -torch.inf), torch.full_like(g, torch.inf)
-            lower.append(low)
-            upper.append(high)
-        return cls(packing.pack(lower), packing.pack(upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +59,7 @@ class DescentState:
     point: the best so far.  energy: (B,) float64.  slope: the derivative along the direction.  step: the length to be
     tried next, known to lie between ``low`` and ``high``.  trials: of the present line search.  iterations: accepted
     steps.  largest: the largest entry of the (projected) gradient.  done: nothing left to do.  gave_up: those of them
-    that used up their iterations.
+    that used up their iterations, or whose energy falls without end.
     """
 
     packing: Packing
@@ -164,11 +80,6 @@ class DescentState:
     done: Tensor
     gave_up: Tensor
     evaluations: int = 1
-
-    def coordinates(self, function: SmoothFunction, point: Point) -> Tensor:
-        """A point as a vector: its numbers, and zeros for blocks on manifolds."""
-        blocks = zip(function.domains, point, self.packing.shapes, strict=True)
-        return self.packing.pack([x if isinstance(d, Real) else x.new_zeros(s) for d, x, s in blocks])
 
 
 def begin_descent(function: SmoothFunction, point: Point, options: DescentOptions) -> DescentState:
@@ -198,6 +109,11 @@ def begin_descent(function: SmoothFunction, point: Point, options: DescentOption
         zero.bool(),
     )
     return _aimed(function, state, ~state.done, options)
+
+
+def falls_without_end(energy: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B,) bool: the instances whose finite energy is below all that makes sense in the precision of the point."""
+    return (energy < UNBOUNDED.get(dtype, -1e12)) & energy.isfinite()
 
 
 def minimize_point(
@@ -236,7 +152,6 @@ def descend(function: SmoothFunction, state: DescentState, options: DescentOptio
     enough = finite & ((energy <= state.energy + ARMIJO * decrease) | flat)
     curved = (slope >= CURVATURE * state.slope) | bent | (state.trials >= trials // 3)
     accepted, longer = active & enough & curved, active & enough & ~curved
-    state = replace(state, evaluations=state.evaluations + 1)
     failed = active & ~accepted & (state.trials >= trials)
     state = _narrowed(state, energy, slope, decrease, active & ~enough, longer)
     if bool(accepted.any()):
@@ -250,7 +165,7 @@ def _displacement(function: SmoothFunction, state: DescentState, trial: Point, w
     """The step that was truly made, and (B,) bool whether a bound has bent it."""
     if state.bounds is None:
         return wanted, torch.zeros_like(state.done)
-    made = state.coordinates(function, trial) - state.coordinates(function, state.point)
+    made = coordinates(function, state.packing, trial) - coordinates(function, state.packing, state.point)
     inside = torch.isinf(state.bounds.lower) & torch.isinf(state.bounds.upper)
     made = torch.where(inside, wanted, made)
     off = ((made - wanted).abs() > 1e-3 * wanted.abs()).to(made.dtype)
@@ -261,6 +176,9 @@ def _narrowed(
     state: DescentState, energy: Tensor, slope: Tensor, decrease: Tensor, shorter: Tensor, longer: Tensor
 ) -> DescentState:
     """The next length to try where the last was too long or too short."""
+    changed, evaluations = shorter | longer, state.evaluations + 1
+    if not bool(changed.any()):  # most steps of a lonely instance
+        return replace(state, evaluations=evaluations)
     step = state.step
     high, low = torch.where(shorter, step, state.high), torch.where(longer, step, state.low)
     excess = energy - state.energy - decrease
@@ -271,9 +189,9 @@ def _narrowed(
     secant = step * state.slope / (state.slope - slope)
     farther = torch.where(slope > state.slope, torch.minimum(torch.maximum(secant, 2 * step), 10 * step), 10 * step)
     tried = torch.where(longer & torch.isinf(high), farther, between)
-    changed = shorter | longer
     return replace(
         state,
+        evaluations=evaluations,
         low=low,
         high=high,
         step=torch.where(changed, tried, step),
@@ -293,10 +211,13 @@ def _accepted(
 ) -> DescentState:
     """The state at the trial point where it was accepted, with what has been learnt on the way."""
     packing = state.packing
-    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted)
+    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted, state.done)
+    straight = accepted & (state.step > 1) & (packing.dot(moved, gradient - state.gradient) <= 0)
+    if bool(straight.any()):  # no curvature to scale by: go on with steps as long as the one that was fine
+        grown = (memory.scale * state.step.to(memory.scale.dtype)).clamp(max=LONGEST)
+        memory = replace(memory, scale=torch.where(straight, grown, memory.scale))
     pick = packing.spread(accepted)
-    sites = packing.unpack(pick.expand_as(gradient).to(gradient.dtype))
-    point = tuple(torch.where(s[:, :1] > 0, new, old) for s, new, old in zip(sites, trial, state.point, strict=True))
+    point = chosen(packing, accepted, trial, state.point)
     rounding = 2 * torch.finfo(gradient.dtype).eps * energy.abs()
     stalled = torch.where(state.energy - energy <= rounding, state.stalled + 1, 0)
     state = replace(
@@ -332,7 +253,8 @@ def _aimed(function: SmoothFunction, state: DescentState, anew: Tensor, options:
     stopped = (
         ~(largest > options.least_gradient(gradient.dtype)) | ~state.energy.isfinite() | (state.stalled >= PATIENCE)
     )
-    spent = ~stopped & (state.iterations >= options.max_iterations)
+    endless = falls_without_end(state.energy, gradient.dtype)
+    spent = endless | (~stopped & (state.iterations >= options.max_iterations))
     done = state.done | (anew & (stopped | spent))
     return replace(
         state,
@@ -357,9 +279,8 @@ def _aim(function: SmoothFunction, state: DescentState) -> tuple[Tensor, Tensor]
     packing, gradient, bounds = state.packing, state.gradient, state.bounds
     if bounds is None:
         return direction(packing, state.memory, gradient), packing.largest(gradient)
-    x = state.coordinates(function, state.point)
-    projected = torch.minimum(torch.maximum(gradient, x - bounds.upper), x - bounds.lower)
-    largest = packing.largest(projected)
+    x = coordinates(function, packing, state.point)
+    largest = packing.largest(bounds.projected(x, gradient))
     near = packing.spread(largest.clamp(max=1e-3))
     at_lower, at_upper = (x - bounds.lower <= near) & (gradient > 0), (bounds.upper - x <= near) & (gradient < 0)
     free = (~(at_lower | at_upper)).to(gradient.dtype)

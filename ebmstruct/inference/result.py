@@ -35,8 +35,8 @@ _MESSAGES = {
     Status.CONVERGED: "The method has nothing left to improve, but the answer is not proven least.",
     Status.MAX_STEPS: "The budget of steps was used up; this is the best answer found.",
     Status.DEADLINE: "The deadline came; this is the best answer found.",
-    Status.INFEASIBLE: "No assignment of finite energy was found: the hard constraints contradict each other, or do so "
-    "around every point that was tried (it is proven where the lower bound is infinite).",
+    Status.INFEASIBLE: "No assignment of finite energy was found: the hard constraints contradict each other "
+    "(proven where the lower bound is infinite).",
     Status.NONFINITE: "An energy was NaN or minus infinity, so no answer can be trusted.",
 }
 
@@ -146,7 +146,13 @@ class SumOfSquares:
     """A witness that needs no record: every factor is a residual, so no energy lies below the graph's constant."""
 
 
-SingleWitness = Reparametrization | EliminationOrder | Claim | SumOfSquares
+@dataclass(frozen=True)
+class QuadraticMinimum:
+    """A witness that needs no record: the energy is a quadratic function of the open continuous blocks, all residuals
+    being affine in them, and its least value is found from any point by one solution of the normal equations."""
+
+
+SingleWitness = Reparametrization | EliminationOrder | Claim | SumOfSquares | QuadraticMinimum
 
 
 @dataclass(frozen=True, eq=False)

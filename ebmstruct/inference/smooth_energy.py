@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from ebmstruct.errors import GraphError, SolverRefusal
 from ebmstruct.graph import Assignment, BlockFactor, Continuous, Discrete, FactorGraph, Real, ResidualFactor, Variables
+
+_ENGINE = Variable._execution_engine  # type: ignore[attr-defined]
 
 Point = tuple[Tensor, ...]
 """Values of the open continuous blocks, (n, d) each, in the order of ``SmoothEnergy.names``."""
@@ -51,7 +54,7 @@ def starting_point(graph: FactorGraph, init: Assignment | None) -> dict[str, Ten
     The precision is that of ``init``, else that of the factors' values, else float64 (float32 where a BlockFactor
     without inputs hides its own). Values outside a domain are brought into it.
     """
-    dtype = _precision(graph)
+    dtype = precision(graph)
     out: dict[str, Tensor] = {}
     for name, block in graph.variables.items():
         if isinstance(block.domain, Discrete):
@@ -74,7 +77,8 @@ def starting_point(graph: FactorGraph, init: Assignment | None) -> dict[str, Ten
     return out
 
 
-def _precision(graph: FactorGraph) -> torch.dtype:
+def precision(graph: FactorGraph) -> torch.dtype:
+    """The precision of a graph's continuous values: that of the evidence, else of the factors' values, else float64."""
     if graph.evidence is not None:
         for name, value in graph.evidence.values.items():
             if value.is_floating_point() and isinstance(graph.variables[name].domain, Continuous):
@@ -140,15 +144,19 @@ class SmoothEnergy:
         return factor if isinstance(factor, BlockFactor) and factor.scope == self.names else None
 
     @cached_property
+    def _call(self) -> tuple[Callable[..., Tensor], tuple[object, ...]] | None:
+        """The function of the only factor, and what it takes beside the point; None where there is more than that."""
+        direct = self._direct
+        return None if direct is None else (direct.function, (*direct.inputs, self._offsets))
+
+    @cached_property
     def _offsets(self) -> tuple[Tensor, ...]:
         return tuple(v.offsets for v in self.graph.scope(self.graph.factors[0]))
 
     def __call__(self, point: Sequence[Tensor]) -> Tensor:
         """(B,) energies, in the model's own precision, differentiable in the point."""
-        direct = self._direct
-        if direct is not None:
-            energy: Tensor = direct.function(*point, *direct.inputs, self._offsets)
-            return energy
+        if self._call is not None:
+            return self._call[0](*point, *self._call[1])
         return self.graph.energy({**self.fixed, **dict(zip(self.names, point, strict=True))})
 
     def with_gradient(self, point: Sequence[Tensor]) -> tuple[Tensor, Step]:
@@ -156,12 +164,20 @@ class SmoothEnergy:
 
         Errors: SolverRefusal where the energy has no gradient.
         """
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_(True) for x in point)
-            energy = self(leaves)
-            if not energy.requires_grad:
-                raise SolverRefusal(self._not_differentiable())
-            found = torch.autograd.grad(energy, leaves, self._ones(energy), allow_unused=True)
+        if not torch.is_grad_enabled():  # entering the context costs as much as a small tensor operation
+            with torch.enable_grad():
+                return self.with_gradient(point)
+        leaves = tuple([x.detach().requires_grad_() for x in point])
+        direct = self._call
+        energy: Tensor = self(leaves) if direct is None else direct[0](*leaves, *direct[1])
+        if not energy.requires_grad:
+            raise SolverRefusal(self._not_differentiable())
+        # torch.autograd.grad does no more than this, but its checks cost a tenth of the gradient of a small energy
+        found = _ENGINE.run_backward(
+            (energy,), (self._ones(energy),), False, False, leaves, allow_unreachable=True, accumulate_grad=False
+        )
+        if self.flat and found[0] is not None and (len(found) == 1 or not any([g is None for g in found])):
+            return energy.detach(), found
         gradient = []
         for x, g, domain, moving in zip(point, found, self.domains, self.moving, strict=True):
             part = torch.zeros_like(x) if g is None else g

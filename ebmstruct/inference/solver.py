@@ -152,6 +152,8 @@ def better(graph: FactorGraph, old: Progress, new: Progress) -> Progress:
     wins = (new.energy < old.energy) | (old.energy.isnan() & ~new.energy.isnan())
     if not bool(wins.any()):  # most steps of a search
         return Progress(old.values, old.energy, torch.maximum(old.lower_bound, new.lower_bound), new.done)
+    if bool(wins.all()):
+        return Progress(new.values, new.energy, torch.maximum(old.lower_bound, new.lower_bound), new.done)
     values: dict[str, Any] = {}
     for name, value in new.values.items():
         site = wins[graph.variables[name].instance]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebmstruct.graph import ChainFactor, Discrete, Factor, FactorGraph, TableFactor
 from ebmstruct.graph.factors import uniform_states
+from ebmstruct.inference.smooth_energy import clamped
 
 Refusal = str
 
@@ -86,6 +87,8 @@ def describe(graph: FactorGraph) -> str:
     """What is found in the graph, in one sentence."""
     sites = sum(v.num_sites for v in graph.variables.values())
     head = f"{_many(graph.num_instances, 'instance')}, {_many(sites, 'site')}, {_many(len(graph.factors), 'factor')}"
+    if any(not isinstance(v.domain, Discrete) for v in graph.variables.values()):
+        return f"{head}; {_kinds(graph)}"
     chain = chain_facts(graph)
     if isinstance(chain, ChainFacts):
         return f"{head}; a chain over {chain.block!r} with {chain.num_states} states"
@@ -94,6 +97,22 @@ def describe(graph: FactorGraph) -> str:
         pairs, most = _many(forest.pairs.first.size, "pair"), forest.num_states.max(initial=0)
         return f"{head}; a forest of {pairs}, up to {most} states"
     return f"{head}; {forest}{_width(graph)}"
+
+
+def _kinds(graph: FactorGraph) -> str:
+    """What is open in a graph with continuous blocks, and what kinds of factors look at it."""
+    coordinates = states = 0
+    for block in graph.variables.values():
+        if not clamped(graph, block.name):
+            if isinstance(block.domain, Discrete):
+                states += block.num_sites
+            else:
+                coordinates += block.num_sites * block.domain.tangent_dim
+    smooth = [f for f in graph.factors if any(not isinstance(v.domain, Discrete) for v in graph.scope(f))]
+    kinds = {type(f).__name__: sum(type(g) is type(f) for g in smooth) for f in smooth}
+    found = ", ".join(f"{n} {name}" for name, n in kinds.items()) or "nothing"
+    discrete = f" and {_many(states, 'discrete site')}" if states else ""
+    return f"{_many(coordinates, 'continuous coordinate')}{discrete} open; over the continuous blocks {found}"
 
 
 def _width(graph: FactorGraph) -> str:

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import DataError
-from ebmstruct.inference.result import Claim, EliminationOrder, Reparametrization, Several, SumOfSquares, Witness
+from ebmstruct.inference.result import (
+    Claim,
+    EliminationOrder,
+    QuadraticMinimum,
+    Reparametrization,
+    Several,
+    SumOfSquares,
+    Witness,
+)
 from ebmstruct.run.formats.packing import write_packed
 from ebmstruct.run.formats.source import read_source
 
@@ -115,6 +123,8 @@ def pack_witness(witness: Witness | None) -> dict[str, Any] | None:
         return {"type": "several", "parts": [pack_witness(part) for part in witness.parts]}
     if isinstance(witness, SumOfSquares):
         return {"type": "sum_of_squares"}
+    if isinstance(witness, QuadraticMinimum):
+        return {"type": "quadratic_minimum"}
     return {"type": "claim", "by": witness.by}
 
 
@@ -135,6 +145,8 @@ def unpack_witness(record: Any, inside: bool = False) -> Witness | None:
         return EliminationOrder(sites)
     if kind == "sum_of_squares":
         return SumOfSquares()
+    if kind == "quadratic_minimum":
+        return QuadraticMinimum()
     if kind == "claim" and isinstance(record.get("by"), str):
         return Claim(record["by"])
     if kind == "several" and isinstance(record.get("parts"), list) and not inside:

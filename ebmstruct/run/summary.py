@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ebmstruct.inference.markov import R_HAT_FINE
+from ebmstruct.inference.diagnostics.states import R_HAT_FINE
 from ebmstruct.inference.result import Status
 from ebmstruct.run.formats import Model
 

@@ -1,6 +1,7 @@
 """Whether to believe a sample: how well chains agree, what their draws are worth, and what to do where they are not."""
 
 from ebmstruct.inference.diagnostics.export import to_arviz
+from ebmstruct.inference.diagnostics.glance import glance
 from ebmstruct.inference.diagnostics.reals import (
     Figures,
     e_bfmi,
@@ -10,15 +11,17 @@ from ebmstruct.inference.diagnostics.reals import (
     figures,
     mcse_mean,
     rank_r_hat,
+    split_r_hat,
 )
-from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, diagnose
+from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, by_chain, diagnose, largest
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, r_hat, site_r_hat, state_figures
 
 __all__ = [
-    "Diagnostics",
     "ENOUGH",
-    "Figures",
     "R_HAT_FINE",
+    "Diagnostics",
+    "Figures",
+    "by_chain",
     "diagnose",
     "e_bfmi",
     "effective_samples",
@@ -26,10 +29,13 @@ __all__ = [
     "ess_mean",
     "ess_tail",
     "figures",
+    "glance",
+    "largest",
     "mcse_mean",
     "r_hat",
     "rank_r_hat",
     "site_r_hat",
+    "split_r_hat",
     "state_figures",
     "to_arviz",
 ]

@@ -124,6 +124,11 @@ def _stat(samples: Samples, key: str) -> Tensor | None:
     return None if value is None else torch.as_tensor(value).detach()
 
 
+def largest(rows: Tensor) -> float:
+    """The largest figure that is known; 1 where there is none to know, NaN where none is known."""
+    return _most(rows) if rows.numel() else 1.0
+
+
 def _most(rows: Tensor) -> float:
     known = rows[~rows.isnan()]
     return float(known.max()) if known.numel() else float("nan")

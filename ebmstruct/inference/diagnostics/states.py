@@ -73,16 +73,12 @@ def effective_samples(energy: Tensor) -> Tensor:
     out[~energy.isfinite().all(0).all(0)] = 0.0
     if draws < 4:
         return out
-    centred = energy - energy.mean((0, 1))
-    for b in range(instances):
-        x = centred[:, :, b]
-        variance = float((x * x).mean())
-        if not variance > 0.0:  # constant, or not finite
-            continue
-        spectrum = torch.fft.rfft(x, 2 * draws, dim=0)
-        covariance = torch.fft.irfft(spectrum * spectrum.conj(), 2 * draws, dim=0)[:draws].mean(1) / draws
-        pairs = (covariance[: draws // 2 * 2] / variance).reshape(-1, 2).sum(1)
-        negative = (pairs <= 0).nonzero()
-        last = int(negative[0]) if negative.numel() else pairs.numel()
-        out[b] = out[b] / max(1.0, float(2.0 * pairs[:last].sum() - 1.0))
-    return out
+    centred = energy.double()
+    centred = centred - centred.mean((0, 1))
+    spectrum = torch.fft.rfft(centred, 2 * draws, dim=0)
+    covariance = torch.fft.irfft(spectrum.abs().square_(), 2 * draws, dim=0)[: draws // 2 * 2].mean(1) / draws
+    variance = covariance[0]
+    pairs = (covariance / variance).reshape(-1, 2, instances).sum(1)
+    going_on = (pairs > 0).cumprod(0).bool()
+    worth = out / (2.0 * torch.where(going_on, pairs, 0.0).sum(0) - 1.0).clamp(min=1.0)
+    return torch.where(variance > 0.0, worth, out)  # constant, or not finite

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.descent import DescentOptions, DescentState, begin_descent, descend
-from ebmstruct.inference.gradient_refusal import gradient_refusal
+from ebmstruct.inference.gradient_refusal import gradient_refusal, gradient_status
 from ebmstruct.inference.multi_start import best_start, of_start, scattered_starts, values_of_start
-from ebmstruct.inference.result import Answer, Budget, Query, Status
+from ebmstruct.inference.pacing import punctual
+from ebmstruct.inference.result import Answer, Budget, Query
 from ebmstruct.inference.smooth_energy import SmoothEnergy
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 
@@ -97,17 +98,14 @@ class LBFGS(IterativeMinimizer[LBFGSState]):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        result, state = self.iterate(graph, query, init=init, budget=budget, generator=generator)
+        result, state = self.iterate(graph, query, init=init, budget=punctual(budget, 0.5), generator=generator)
         descent = state.descent
 
         def own(rows: Tensor) -> Tensor:
             return of_start(self.starts, state.chosen, rows)
 
-        gradient, finished = own(descent.largest), result.status == int(Status.CONVERGED)
-        status = torch.where(finished & own(descent.gave_up), int(Status.MAX_STEPS), result.status)
-        status = torch.where(torch.isposinf(result.energy), int(Status.INFEASIBLE), status)
-        lost = ~gradient.isfinite() & ~torch.isposinf(result.energy)
-        status = torch.where(lost, int(Status.NONFINITE), status)
+        gradient = own(descent.largest)
+        status = gradient_status(result, gradient, own(descent.gave_up))
         stats = {
             **result.stats,
             "evaluations": descent.evaluations,

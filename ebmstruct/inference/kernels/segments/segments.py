@@ -17,8 +17,8 @@ sites into segments of 1 to L sites, each with one of K labels. A batch is flat 
 touched. Energies and log partitions come back in float64; all else has the dtype of ``begin``.
 
 The recursions are those of Sarawagi and Cohen 2004 (section 3). Cost: O(n L K + n K^2), whether ``segments`` is given
-or not; a label that cannot continue costs one length. On CPU tensors of float32 and float64 compiled loops run; elsewhere, or
-without numba, their twin in plain torch (``segments_torch``), which can also be differentiated twice.
+or not; a label that cannot continue costs one length. On CPU tensors of float32 and float64 compiled loops run;
+elsewhere, or without numba, their twin in plain torch (``segments_torch``), which can also be differentiated twice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Loops of samplers of continuous blocks."""
