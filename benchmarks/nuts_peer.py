@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from benchmarks.densities import CHAINS, DIM, STEP, jax_energy, starts, torch_energy
 
 DRAWS, WARM_UP, DEPTH = 50, 50, 6
