@@ -33,6 +33,7 @@ _HOMES = {
         "GridFactor",
         "Real",
         "ResidualFactor",
+        "SegmentFactor",
         "TableFactor",
         "Variables",
         "Cauchy",
@@ -64,6 +65,7 @@ _HOMES = {
         "BranchAndBound",
         "Budget",
         "CPSAT",
+        "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
         "FreeEnergyDescent",
@@ -92,11 +94,16 @@ _HOMES = {
         "ReplicaExchange",
         "Result",
         "RoofDuality",
+        "SemiMarkovElimination",
         "Samples",
         "Solver",
         "Status",
         "SubgraphSearch",
         "Toulbar2",
+        "MixedEnumeration",
+        "Alternating",
+        "SGLD",
+        "UnderdampedLangevin",
         "VariableElimination",
         "bound_log_partition",
         "explain",
@@ -158,6 +165,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import RobustLoss as RobustLoss
+    from ebmstruct.graph import SegmentFactor as SegmentFactor
     from ebmstruct.graph import TableFactor as TableFactor
     from ebmstruct.graph import Tukey as Tukey
     from ebmstruct.graph import Variables as Variables
@@ -170,6 +178,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import LBFGS as LBFGS
     from ebmstruct.inference import MALA as MALA
     from ebmstruct.inference import NUTS as NUTS
+    from ebmstruct.inference import SGLD as SGLD
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Alternating as Alternating
@@ -180,6 +189,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
@@ -206,10 +216,12 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality
     from ebmstruct.inference import Samples as Samples
+    from ebmstruct.inference import SemiMarkovElimination as SemiMarkovElimination
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
     from ebmstruct.inference import Toulbar2 as Toulbar2
+    from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain

@@ -207,12 +207,12 @@ def test_seeds_schedules_and_budgets() -> None:
     for seconds in (0.0, 0.05, 0.3):
         begun = time.monotonic()
         found = es.bound_log_partition(large, solver, budget=Budget.after(seconds))
-        assert time.monotonic() - begun < seconds + 0.25 and found.statuses == [Status.DEADLINE]
+        assert time.monotonic() - begun < seconds + 1.5 and found.statuses == [Status.DEADLINE]
         assert found.log_partition.isfinite().all() and not found.stats["log_partition_interval"].isnan().any()
     smooth, _, _, _ = gaussian(20, 2, 1.0)
     begun = time.monotonic()
     found = es.bound_log_partition(smooth, solver, budget=Budget.after(0.1))
-    assert time.monotonic() - begun < 0.35 and set(found.statuses) == {Status.DEADLINE}
+    assert time.monotonic() - begun < 1.6 and set(found.statuses) == {Status.DEADLINE}
     assert not found.log_partition.isnan().any()
 
 

@@ -248,3 +248,44 @@ def test_budgets_and_refusals() -> None:
     assert few.statuses[0].name == "MAX_STEPS"
     bare = pulled(normal(2, 2))
     assert "no factor is a constraint" in (es.AugmentedLagrangian().refuse(bare, es.Query()) or "")
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0], [0, 2]])
+def test_empty_batches(lengths: list[int]) -> None:
+    """No instances, no sites, or an instance without constraints: an answer for each all the same."""
+    block = es.Variables.of_lengths("x", es.Real(2), lengths)
+    index = torch.arange(block.num_sites)[None]
+    pull = es.ResidualFactor(("x",), "pull", lambda x: x - 1, index)
+    wall = es.ResidualFactor(("x",), "wall", lambda x: x[:, :1] - 0.5, index, constraint="inequality")
+    result = es.minimize(es.FactorGraph([block], [pull, wall]), es.AugmentedLagrangian())
+    truth = 0.125 * torch.tensor(lengths, dtype=torch.float64)
+    torch.testing.assert_close(result.energy, truth, atol=1e-6, rtol=0)
+
+
+def test_energies_without_a_least_value() -> None:
+    """An energy that falls without end along the constraints is not said to have converged."""
+    block, index = es.Variables.of_lengths("x", es.Real(2), [1]), torch.tensor([[0]])
+    wall = es.ResidualFactor(("x",), "wall", lambda x: x[:, :1] - 1, index, constraint="equality")
+    fall = es.BlockFactor(("x",), "fall", lambda x, o: -x.sum(1))
+    result = es.minimize(es.FactorGraph([block], [fall, wall]), es.AugmentedLagrangian())
+    assert result.statuses[0].name == "MAX_STEPS"
+
+
+def test_links_that_begin_collapsed() -> None:
+    """A chain of links between two points from a start where all links are zero long, where least squares is slow."""
+    n = 12
+    block = es.Variables.of_lengths("x", es.Real(2), [n])
+    t = torch.linspace(0, 1, n, dtype=torch.float64)
+    ends = torch.zeros(n, dtype=torch.bool)
+    ends[[0, -1]] = True
+    links = torch.stack([torch.arange(n - 1), torch.arange(1, n)])
+    square = lambda a, b: (a - b).square().sum(1, keepdim=True) - 0.12**2  # noqa: E731
+    graph = es.FactorGraph(
+        [block],
+        [
+            es.ResidualFactor(("x",), "weight", lambda x: 0.3 * (x[:, 1:] + 2), torch.arange(n)[None]),
+            es.ResidualFactor(("x", "x"), "link", square, links, constraint="equality"),
+        ],
+    ).condition(es.Assignment({"x": torch.stack([t, 0 * t], 1)}, {"x": ends}))
+    result = es.minimize(graph, es.AugmentedLagrangian())
+    assert result.statuses[0].name == "CONVERGED" and result.violation is not None and float(result.violation) <= 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -22,6 +23,7 @@ from ebmstruct.inference.diagnostics import (
     ess_mean,
     ess_tail,
     figures,
+    glance,
     mcse_mean,
     rank_r_hat,
     state_figures,
@@ -210,3 +212,23 @@ def test_export_to_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(SolverRefusal, match=r"ebmstruct\[arviz\]"):
         samples.to_arviz()
+
+
+def test_a_glance() -> None:
+    """Every sampler's draws are glanced at: R-hat by block, and a sentence where chains sit in different valleys."""
+    centres = torch.tensor([[-8.0], [8.0]], dtype=torch.float64)
+    block = Variables.of_lengths("x", es.Real(1), [1, 1])
+
+    def energy(x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        return -torch.logsumexp(-0.5 * (x[:, None] - centres).square().sum(-1), 1)
+
+    graph = FactorGraph([block], [es.BlockFactor(("x",), "two", energy)])
+    starts = torch.tensor([-8.0, -8.0, 8.0, 8.0], dtype=torch.float64)[:, None, None].expand(4, 2, 1)
+    stuck = es.sample(graph, es.HMC(), num_samples=400, init=es.Assignment({"x": starts}), generator=seeded(0))
+    assert stuck.stats["r_hat"]["x"] > 1.5 and any("disagree" in w and "'x'" in w for w in stuck.warnings)
+    many = torch.randn(2000, 50, 100, 3, generator=seeded(0))
+    started = time.process_time()
+    figures_of, said = glance({"x": many}, None, None, {"h": 1.0})
+    assert time.process_time() - started < 0.1 and said == () and set(figures_of) == {"x", "h"}
+    frozen, divergent = glance({}, torch.tensor([0.5, 0.0]), torch.tensor([0, 3]), {})[1]
+    assert "instance 1 accepts 0 %" in frozen and "3 divergences" in divergent

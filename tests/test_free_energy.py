@@ -20,7 +20,16 @@ from ebmstruct.graph import (
     TableFactor,
     Variables,
 )
-from ebmstruct.inference import Budget, FreeEnergyDescent, MarginalElimination, MarginalSearch, Status, minimize
+from ebmstruct.inference import (
+    Budget,
+    FreeEnergyDescent,
+    JunctionTree,
+    MarginalElimination,
+    MarginalSearch,
+    MeanField,
+    Status,
+    minimize,
+)
 from ebmstruct.inference.latent.free_energy import CopySum, TableSum, free_energy
 
 NUMBER = torch.float64
@@ -211,3 +220,27 @@ def test_refusals_are_sentences() -> None:
     ):
         with pytest.raises(SolverRefusal, match=told):
             minimize(graph, solver, sum_out=sum_out)
+
+
+def test_wide_discrete_latents() -> None:
+    """Latents that no table holds get the mean field bound: no less than F, and with the gradient that it has."""
+    y, h = Variables.of_lengths("y", Real(1), [1]), Variables.of_lengths("h", Discrete(2), [14])
+    pairs = torch.combinations(torch.arange(14)).T
+    seen = ResidualFactor(
+        ("y", "h"),
+        "seen",
+        lambda v, s, t: v + s[:, None] - t,
+        torch.stack([torch.zeros(14).long(), torch.arange(14)]),
+        (normal(9, 14, 1),),
+    )
+    graph = FactorGraph([y, h], [seen, TableFactor(("h", "h"), "pairs", 0.2 * normal(10, 91, 2, 2), index=pairs)])
+    bound = TableSum(graph, ("h",), 1.0, MeanField(tolerance=1e-13, max_iterations=5000))
+    exact = TableSum(graph, ("h",), 1.0, JunctionTree())
+    assert bound.integration == "mean_field" and exact.exact
+    point = torch.tensor([[0.4]], dtype=NUMBER, requires_grad=True)
+    value = bound({"y": point})
+    (found,) = torch.autograd.grad(value.sum(), point)
+    at = point.detach()
+    rise = bound({"y": at + 1e-4}) - bound({"y": at - 1e-4})
+    assert abs(float(rise.detach()) / 2e-4 - float(found)) < 1e-5
+    assert float(exact({"y": at})) - 1e-9 <= value.item() < float(exact({"y": at})) + 0.2

@@ -204,3 +204,35 @@ def test_improper_instances_stay_alone(layout: str) -> None:
     torch.testing.assert_close(found.log_partition[0], alone.log_partition[0])
     drawn = es.sample(graph, es.Gaussian(), num_samples=3)
     assert drawn.warnings and bool(drawn.values["x"].isfinite().all())
+
+
+def test_long_chain() -> None:
+    """A chain of 5,000 states ends where the gradient vanishes to 1e-8 of the diagonal, proven, in one or two steps."""
+    n, g = 5000, generator(0)
+    x = es.Variables.of_lengths("x", es.Real(2), [n])
+    turn = torch.tensor([[1.0, 0.1], [-0.1, 1.0]], dtype=FLOAT)
+    sites = torch.arange(n)
+    z = torch.randn(n, 2, dtype=FLOAT, generator=g).cumsum(0)
+    motion = lambda a, b: 30.0 * (b - a @ turn.T)  # noqa: E731
+    factors = [
+        es.ResidualFactor(("x", "x"), "motion", motion, torch.stack([sites[:-1], sites[1:]]), linear=True),
+        es.ResidualFactor(("x",), "seen", lambda a, z: a - z, sites[None], (z,), linear=True),
+    ]
+    graph = es.FactorGraph([x], factors)
+    found = es.minimize(graph, es.Gaussian())
+    at = found.assignment["x"].clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(graph.energy({"x": at}).sum(), at)
+    assert float(slope.abs().max()) < 1e-8 * 1800 * float(at.detach().abs().max())
+    assert found.statuses == [es.Status.OPTIMAL] and found.stats["steps"] <= 2
+    torch.testing.assert_close(certificate.bound(graph, found), found.energy, rtol=1e-9, atol=1e-9)
+
+
+def test_budget() -> None:
+    """With no step allowed the start comes back, MAX_STEPS; with one it is the minimum."""
+    graph = tangled([4, 2], 5)
+    none = es.minimize(graph, es.Gaussian(), budget=es.Budget(max_steps=0))
+    one = es.minimize(graph, es.Gaussian(), budget=es.Budget(max_steps=1))
+    assert set(none.statuses) == {es.Status.MAX_STEPS} and set(one.statuses) == {es.Status.OPTIMAL}
+    assert bool((one.energy <= none.energy).all())
+    late = es.minimize(graph, es.Gaussian(), budget=es.Budget.after(0.0))
+    assert set(late.statuses) == {es.Status.DEADLINE}

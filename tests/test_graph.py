@@ -73,7 +73,7 @@ def test_residual_factors_are_half_squared_norms() -> None:
     graph.energy({"p": points}).sum().backward()
     assert points.grad is not None and points.grad.tolist() == [[3.0, 4.0], [-3.0, -4.0]]
     assert graph.repeat(2).energy({"p": torch.zeros(4, 2)}).tolist() == [12.5, 12.5]
-    assert "real" in str(es.explain(graph)).lower()
+    assert es.minimize(graph).statuses == [es.Status.OPTIMAL]
 
 
 @pytest.mark.parametrize("maker", [lambda g: random_chain([3, 0, 2], 3, g), lambda g: random_forest([3, 1, 4], 3, g)])

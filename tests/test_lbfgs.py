@@ -195,6 +195,23 @@ def test_budgets() -> None:
     assert {s.name for s in short.statuses} == {"MAX_STEPS"}
 
 
+@pytest.mark.parametrize("lengths", [[], [0, 0], [0, 2]])
+def test_empty_batches(lengths: list[int]) -> None:
+    """No instances, no sites, or an instance without sites: an answer for each all the same."""
+    block = es.Variables.of_lengths("x", es.Real(2), lengths)
+    index = torch.arange(block.num_sites)[None]
+    pull = es.ResidualFactor(("x",), "pull", lambda x: x - 1, index)
+    result = es.minimize(es.FactorGraph([block], [pull]), es.LBFGS())
+    assert result.energy.tolist() == [0.0] * len(lengths)
+    assert es.minimize(es.FactorGraph([block], [pull]), es.LBFGS(starts=3)).energy.shape == (len(lengths),)
+
+
+def test_energies_without_a_least_value() -> None:
+    """An energy that falls without end is not said to have converged."""
+    result = es.minimize(whole(lambda x, o: -x.sum(1), es.Real(2), 2), es.LBFGS())
+    assert {s.name for s in result.statuses} == {"MAX_STEPS"}
+
+
 def test_evidence_and_discrete_blocks() -> None:
     """Clamped sites stay, clamped discrete blocks choose the table; open ones, constraints and other asks are refused."""
     x, y = es.Variables.of_lengths("x", es.Real(1), [2, 2]), es.Variables.of_lengths("y", es.Discrete(2), [1, 1])

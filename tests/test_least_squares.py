@@ -284,15 +284,12 @@ def test_bad_instances_stay_alone() -> None:
     t, y = factor.parameters
     y = y.clone()
     y[12], y[25] = torch.nan, 1e300
-    broken = (
-        graph.with_values({"fit": (factor.parameters[0], y)})
-        if False
-        else es.FactorGraph(list(graph.variables.values()), [factor.with_values((t, y))])
-    )
+    broken = es.FactorGraph(list(graph.variables.values()), [factor.with_values((t, y))])
     init = torch.ones(4, 2, dtype=FLOAT)
     found = es.minimize(broken, es.LevenbergMarquardt(), init=es.Assignment({"x": init}))
     alone = es.minimize(parts[0], es.LevenbergMarquardt(), init=es.Assignment({"x": init[:1]}))
     assert found.statuses[1] is es.Status.NONFINITE and found.statuses[2] is es.Status.OPTIMAL
+    assert found.statuses[3] is es.Status.INFEASIBLE  # its energy is infinite
     torch.testing.assert_close(found.assignment["x"][0], alone.assignment["x"][0])
     assert bool(found.assignment["x"].isfinite().all())
 
@@ -389,8 +386,8 @@ def test_single_precision_and_many_instances() -> None:
 def test_topology_keeps_the_structure() -> None:
     """With other values the view is the same object; other clamped sites make another."""
     graph = random_walk([6], 0)
-    again = graph.with_values({"seen": (torch.zeros(4, 3, dtype=FLOAT),)}) if False else graph
-    assert residual_view(graph) is residual_view(again)
+    other = graph.with_values({"seen": [(torch.ones(4, 3, dtype=FLOAT),)]})  # type: ignore[list-item]
+    assert residual_view(other) is residual_view(graph)
     known = torch.tensor([True] + [False] * 5)
     held = graph.condition(es.Assignment({"x": torch.zeros(6, 3, dtype=FLOAT)}, {"x": known}))
     assert residual_view(held) is not residual_view(graph) and residual_view(held).size == 15

@@ -235,7 +235,7 @@ def test_infeasible(place: Path, capsys: Capture, query: str) -> None:
     if query == "map":
         assert record["assignment"] is None and {"energy", "lower_bound", "gap"} < set(record)
     assert main(["solve", "i.uai", "--query", query]) == 0
-    assert capsys.readouterr().out.startswith("INFEASIBLE: No assignment has finite energy")
+    assert capsys.readouterr().out.startswith("INFEASIBLE: No assignment of finite energy was found")
     assert main(["verify", "r.json", "i.uai"]) == 0
     capsys.readouterr()
 

@@ -175,7 +175,10 @@ class FactorGraph:
         return FactorGraph((), replaced, constant=self.constant, evidence=self.evidence, topology=self.topology)
 
     def repeat(self, times: int) -> FactorGraph:
-        """``times`` copies of every instance, copy after copy (B * times instances); tables are not copied."""
+        """``times`` copies of every instance, copy after copy (B * times instances); tables are not copied.
+
+        The copies' topology is made once, with whatever is derived from it.
+        """
         if self.evidence is not None:
             evidence = Assignment(
                 *({k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in part.items()} for part in _parts(self.evidence))
@@ -184,8 +187,10 @@ class FactorGraph:
             evidence = None
         factors = [f.repeat(times, self.scope(f)) for f in self.factors]
         constant = None if self.constant is None else self.constant.repeat(times)
-        blocks = [v.repeat(times) for v in self.variables.values()]
-        return FactorGraph(blocks, factors, constant=constant, evidence=evidence)
+        topology = self.topology.derive(
+            ("repeat", times), lambda: Topology([v.repeat(times) for v in self.variables.values()], factors)
+        )
+        return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology)
 
     def to(self, device: torch.device | str) -> FactorGraph:
         """The graph with every tensor on ``device``."""

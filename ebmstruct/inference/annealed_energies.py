@@ -156,7 +156,7 @@ class EnergyPath(AnnealedPath):
             size, weight = setting.steps.at(beta), (1.0 - beta).repeat(self.particles)
             step = (size * jitter).repeat(self.particles)
             accepted = (
-                self.walkers.walk(inverse, step, setting.leapfrog_steps, setting.generator, self.base, weight)
+                self.walkers.walk(inverse, step, setting.leapfrog_steps, budget, setting.generator, self.base, weight)
                 .reshape(self.particles, -1)
                 .mean(0)
             )

@@ -43,8 +43,10 @@ class Measured:
     square: Tensor
 
 
-def measured(graph: FactorGraph, values: Mapping[str, Tensor], multipliers: Rows, penalty: Tensor) -> Measured:
+def measured(graph: FactorGraph, values: dict[str, Tensor], multipliers: Rows, penalty: Tensor) -> Measured:
     """Measure the constraints of a graph; penalty: (B,)."""
+    if graph.evidence is not None:
+        values = graph.complete(values)
     violation = torch.zeros(graph.num_instances, dtype=torch.float64)
     progress, square, residuals = violation, violation, {}
     for factor in constraints_of(graph):

@@ -75,9 +75,9 @@ class Choice:
 
 
 def exact_at_once(graph: FactorGraph, query: Query) -> Solver | None:
-    """The solver of chains and forests, where the graph is one: by far the most frequent case, and the quickest."""
-    solver = s.VariableElimination()
-    return solver if solver.refuse(graph, query) is None else None
+    """The solver of chains, forests or segments, where the graph is one: the most frequent case, and the quickest."""
+    solvers = (s.VariableElimination(), s.SemiMarkovElimination())
+    return next((solver for solver in solvers if solver.refuse(graph, query) is None), None)
 
 
 def choose(graph: FactorGraph, query: Query, budget: Budget | None = None) -> Choice:
@@ -139,6 +139,8 @@ class _Choosing:
     def choice(self) -> Choice:
         """Exact and quick first; else whatever the query allows."""
         query = self.query
+        if s.SemiMarkovElimination().refuse(self.graph, query) is None:
+            return self.first_of([s.SemiMarkovElimination()])
         if query.ask is Ask.MINIMIZE and query.sum_out:
             return self.summed()
         if open_continuous(self.graph):
@@ -163,13 +165,20 @@ class _Choosing:
         """Graphs with open continuous blocks: exact where the energy is quadratic, else the best method for the kind."""
         ask = self.query.ask
         if ask is Ask.MINIMIZE:
-            return self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+            choice = self.first_of([s.Gaussian(), s.LevenbergMarquardt(), s.AugmentedLagrangian(), s.LBFGS()])
+            if choice.entries:
+                return choice
+            if self.quick_enough(s.MixedEnumeration()):
+                return self.done(Entry(s.MixedEnumeration()))
+            return self.first_of([s.BranchAndBound(), s.Alternating()])
         exact: list[Solver] = [s.Gaussian()] if not_quadratic(self.graph) is None else []
+        if self.budget.deadline is None:  # it looks at the curvature before it takes a graph, which costs time
+            exact.append(s.ConditionalGaussian())
         if ask is Ask.LOG_PARTITION:
             return self.first_of([*exact, s.AnnealedImportanceSampling()])
         if ask is Ask.MARGINALS:
-            return self.first_of([*exact, s.NUTS(), s.Gaussian()])
-        return self.first_of([*exact, s.NUTS(), s.HMC(), s.ReplicaExchange()])
+            return self.first_of([*exact, s.NUTS(), s.MixedGibbs(), s.Gaussian()])
+        return self.first_of([*exact, s.NUTS(), s.HMC(), s.MixedGibbs(), s.ReplicaExchange()])
 
     def minimum(self) -> Choice:
         """One exact solver where one is quick, else a race of everything that takes the graph."""

@@ -25,6 +25,10 @@ CURVATURE = 0.9
 """The share of the slope that may be left after a step (Nocedal and Wright 2006, (3.5))."""
 TRIALS = {torch.float64: 45, torch.float32: 24}
 """Trials of one line search; its last steps are below what the precision can tell."""
+LONGEST = 1e15
+"""The largest scale of a step, in lengths of the gradient."""
+UNBOUNDED = {torch.float64: -1e20, torch.float32: -1e12}
+"""An energy below this is taken to have no least value; the instance gives up."""
 PATIENCE = 3
 """Iterations in a row without a decrease beyond rounding, after which an instance is done."""
 
@@ -55,7 +59,7 @@ class DescentState:
     point: the best so far.  energy: (B,) float64.  slope: the derivative along the direction.  step: the length to be
     tried next, known to lie between ``low`` and ``high``.  trials: of the present line search.  iterations: accepted
     steps.  largest: the largest entry of the (projected) gradient.  done: nothing left to do.  gave_up: those of them
-    that used up their iterations.
+    that used up their iterations, or whose energy falls without end.
     """
 
     packing: Packing
@@ -107,6 +111,11 @@ def begin_descent(function: SmoothFunction, point: Point, options: DescentOption
     return _aimed(function, state, ~state.done, options)
 
 
+def falls_without_end(energy: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B,) bool: the instances whose finite energy is below all that makes sense in the precision of the point."""
+    return (energy < UNBOUNDED.get(dtype, -1e12)) & energy.isfinite()
+
+
 def minimize_point(
     function: SmoothFunction, point: Point, options: DescentOptions | None = None, budget: Budget | None = None
 ) -> DescentState:
@@ -143,7 +152,6 @@ def descend(function: SmoothFunction, state: DescentState, options: DescentOptio
     enough = finite & ((energy <= state.energy + ARMIJO * decrease) | flat)
     curved = (slope >= CURVATURE * state.slope) | bent | (state.trials >= trials // 3)
     accepted, longer = active & enough & curved, active & enough & ~curved
-    state = replace(state, evaluations=state.evaluations + 1)
     failed = active & ~accepted & (state.trials >= trials)
     state = _narrowed(state, energy, slope, decrease, active & ~enough, longer)
     if bool(accepted.any()):
@@ -168,6 +176,9 @@ def _narrowed(
     state: DescentState, energy: Tensor, slope: Tensor, decrease: Tensor, shorter: Tensor, longer: Tensor
 ) -> DescentState:
     """The next length to try where the last was too long or too short."""
+    changed, evaluations = shorter | longer, state.evaluations + 1
+    if not bool(changed.any()):  # most steps of a lonely instance
+        return replace(state, evaluations=evaluations)
     step = state.step
     high, low = torch.where(shorter, step, state.high), torch.where(longer, step, state.low)
     excess = energy - state.energy - decrease
@@ -178,9 +189,9 @@ def _narrowed(
     secant = step * state.slope / (state.slope - slope)
     farther = torch.where(slope > state.slope, torch.minimum(torch.maximum(secant, 2 * step), 10 * step), 10 * step)
     tried = torch.where(longer & torch.isinf(high), farther, between)
-    changed = shorter | longer
     return replace(
         state,
+        evaluations=evaluations,
         low=low,
         high=high,
         step=torch.where(changed, tried, step),
@@ -200,7 +211,11 @@ def _accepted(
 ) -> DescentState:
     """The state at the trial point where it was accepted, with what has been learnt on the way."""
     packing = state.packing
-    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted)
+    memory = remember(packing, state.memory, moved, gradient - state.gradient, accepted, state.done)
+    straight = accepted & (state.step > 1) & (packing.dot(moved, gradient - state.gradient) <= 0)
+    if bool(straight.any()):  # no curvature to scale by: go on with steps as long as the one that was fine
+        grown = (memory.scale * state.step.to(memory.scale.dtype)).clamp(max=LONGEST)
+        memory = replace(memory, scale=torch.where(straight, grown, memory.scale))
     pick = packing.spread(accepted)
     point = chosen(packing, accepted, trial, state.point)
     rounding = 2 * torch.finfo(gradient.dtype).eps * energy.abs()
@@ -238,7 +253,8 @@ def _aimed(function: SmoothFunction, state: DescentState, anew: Tensor, options:
     stopped = (
         ~(largest > options.least_gradient(gradient.dtype)) | ~state.energy.isfinite() | (state.stalled >= PATIENCE)
     )
-    spent = ~stopped & (state.iterations >= options.max_iterations)
+    endless = falls_without_end(state.energy, gradient.dtype)
+    spent = endless | (~stopped & (state.iterations >= options.max_iterations))
     done = state.done | (anew & (stopped | spent))
     return replace(
         state,

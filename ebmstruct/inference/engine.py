@@ -16,6 +16,7 @@ from ebmstruct.inference.broken import broken_instances, marked, mended
 from ebmstruct.inference.certificate import sums_squares, violation, witness_bound
 from ebmstruct.inference.choice import Choice, choose, exact_at_once, explain_named
 from ebmstruct.inference.clamping import tables_left, with_clamped
+from ebmstruct.inference.latent.certifying import certify_free_energy
 from ebmstruct.inference.portfolio import race
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status, SumOfSquares
 from ebmstruct.inference.solver import Solver
@@ -67,7 +68,8 @@ def minimize(
     with torch.no_grad():
         answer = _ask(graph, query, solver, init, budget, generator)
         assert isinstance(answer, Result)
-        result = certify(graph, answer) if not query.sum_out else answer
+        summed = bool(query.sum_out)
+        result = certify_free_energy(graph, query, answer, TOLERANCE) if summed else certify(graph, answer)
     if throw and bool((result.status > Status.CONVERGED).any()):
         worst = Status(int(result.status.max()))
         where = (result.status == worst).nonzero()[:, 0].tolist()

@@ -107,7 +107,7 @@ class LeastSquares:
         count = self.graph.num_instances
         at = [rows.evaluate(self.point, record=True) for rows in self.rows]
         check_differentiable(self.rows, at)
-        self.fixed_jacobians = [r.jacobian(e) if r.constant else None for r, e in zip(self.rows, at, strict=True)]
+        self.waiting: list[Evaluation] | None = at
         self.recorded = {r.factor.label: r.needs_record(e) for r, e in zip(self.rows, at, strict=True)}
         self.residuals = [e.numbers for e in at]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -120,7 +120,11 @@ class LeastSquares:
         self.squares = sums_squares(self.graph)
         self.lower_bound = np.full(count, 0.0 if self.squares else -np.inf)
         self.done = ~np.isfinite(self.energy) | (self.counts == 0)
-        everyone = np.ones(count, bool)
+
+    def _first_linearisation(self, at: Sequence[Evaluation]) -> None:
+        """Derivatives at the start; not before the first step, so that no time is spent on them where none is left."""
+        everyone = np.ones(self.done.size, bool)
+        self.fixed_jacobians = [r.jacobian(e) if r.constant else None for r, e in zip(self.rows, at, strict=True)]
         for rows, jacobian in zip(self.rows, self.fixed_jacobians, strict=True):
             if jacobian is not None and rows.factor.loss is None:
                 self.system.add_matrix(rows.places, jacobian, NONE, everyone)
@@ -180,7 +184,12 @@ class LeastSquares:
     def advance(self) -> None:
         """One step of every instance that is not done; each takes it, or is damped more."""
         self.iterations += 1
+        if self.waiting is not None:
+            self._first_linearisation(self.waiting)
+            self.waiting = None
         todo = ~self.done
+        if not todo.any():
+            return
         step, failed = self.system.solve(self.damping, -self.system.gradient, todo, self.frozen)
         usable = todo & ~failed
         if not usable.all():
@@ -308,7 +317,7 @@ class LeastSquares:
 
     def linearise_here(self) -> None:
         """Normal equations of every instance of finite energy, at the present point."""
-        self.rows = self.all_rows()
+        self.rows, self.waiting = self.all_rows(), None
         at = [rows.evaluate(self.point, record=True) for rows in self.rows]
         self.fixed_jacobians = [None] * len(self.rows)
         self.residuals = [e.numbers for e in at]

@@ -182,19 +182,39 @@ class ResidualRows:
                 out[:, :, span] = numbers(part).reshape(count, rows, -1).swapaxes(0, 1)
 
     def _forward(self, at: Evaluation, out: Array) -> None:
+        """Forward, over one copy of the rows for each coordinate; copies go together where they are few."""
         _load_forward_rules()
-        sites = tuple(s.detach() for s in at.sites)
+        rows, columns = at.residual.shape[0], out.shape[2]
+        together = max(1, COPIES // max(1, rows))
+        sites = [s.detach() for s in at.sites]
+        directions = self._directions(sites)
+        for first in range(0, columns, together):
+            count = min(together, columns - first)
+            trial = [s.repeat(count, *[1] * (s.dim() - 1)) for s in sites]
+            parameters = [p.repeat(count, *[1] * (p.dim() - 1)) for p in self.factor.parameters]
+            inputs = [*trial, *parameters]
+            with torch.no_grad(), forward_ad.dual_level():
+                for place, value in enumerate(inputs):
+                    if place in directions:
+                        tangent = directions[place][first : first + count].reshape(value.shape)
+                        inputs[place] = forward_ad.make_dual(value, tangent)
+                    elif value.is_floating_point():  # torch takes a hundred times as long where one side has no tangent
+                        inputs[place] = forward_ad.make_dual(value, torch.zeros_like(value))
+                found = forward_ad.unpack_dual(self.factor.function(*inputs)).tangent
+            span = slice(first, first + count)
+            out[:, :, span] = 0.0 if found is None else numbers(found).reshape(count, rows, -1).transpose(1, 2, 0)
+
+    def _directions(self, sites: Sequence[Tensor]) -> dict[int, Tensor]:
+        """For each moving place (T, m, d): how it moves by a unit of each of the coordinates."""
+        out, columns = {}, self.places.columns.shape[1]
         for slot, domain, span in self._spans():
             x = sites[slot]
             differential = domain.differential(x)
             if differential is None:
                 differential = torch.eye(domain.dim, dtype=x.dtype, device=x.device).expand(x.shape[0], -1, -1)
-            for k in range(domain.tangent_dim):
-                with torch.no_grad(), forward_ad.dual_level():
-                    moving = forward_ad.make_dual(x, differential[:, :, k].contiguous())
-                    trial = tuple(moving if s == slot else v for s, v in enumerate(sites))
-                    found = forward_ad.unpack_dual(self.factor.function(*trial, *self.factor.parameters)).tangent
-                out[:, :, span.start + k] = 0.0 if found is None else numbers(found)
+            out[slot] = x.new_zeros(columns, *x.shape)
+            out[slot][span] = differential.permute(2, 0, 1)
+        return out
 
 
 def _forward_is_cheaper(residuals: int, columns: int) -> bool:

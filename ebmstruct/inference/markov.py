@@ -12,7 +12,9 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
+from ebmstruct.inference.diagnostics.glance import glance
 from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels
 from ebmstruct.inference.solver import Solver
@@ -222,7 +224,7 @@ def run_chains(
     A budget counts steps and is looked at before each. Where it ends early, the draws so far are returned, and at
     least one. Cost beside that of the steps: a copy of each draw.
     """
-    budget = budget or Budget()
+    budget = punctual(budget, 3.0)
     copies = graph if chains == 1 else graph.repeat(chains)
     state = sampler.init(copies, chain_starts(graph, init, chains), generator)
     wanted = -(-query.num_samples // chains)
@@ -295,6 +297,7 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
 
     Draws that an early end of the budget left out are repeats of those there are. stats: ``acceptance`` (B,),
     ``r_hat`` block name to the largest of its sites, ``effective_samples`` (B,) of the energy, ``distinct``.
+    ``warnings`` say where chains disagree or do not move, as far as a glance tells; ``diagnose`` looks at everything.
     An instance that is at no finite energy in any draw ends NONFINITE, or INFEASIBLE where constraints may be why.
     """
     draws, chains = collected.energy.shape[:2]
@@ -302,6 +305,8 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
     some = slice(count) if count <= total else torch.arange(count) % total
     values = {k: v.flatten(0, 1)[some] for k, v in collected.values.items()}
     energy = collected.energy.flatten(0, 1)[some]
+    known = stats.get("r_hat") or _discrete_agreement(collected)
+    agreement, warnings = glance(collected.values, collected.acceptance, collected.divergences, known)
     found: dict[str, Any] = {
         "acceptance": collected.acceptance,
         "effective_samples": effective_samples(collected.energy),
@@ -309,17 +314,16 @@ def as_samples(graph: FactorGraph, query: Query, collected: Collected, name: str
         "distinct": min(total, count),
         **({} if collected.divergences is None else {"divergences": collected.divergences}),
         **collected.counts,
-        **_agreement(collected, stats.get("r_hat")),
         **stats,
+        "r_hat": agreement,
     }
     status = _ended(graph, collected)
-    return Samples(values, energy, False, status, name, found, chains=chains)
+    return Samples(values, energy, False, status, name, found, chains=chains, warnings=warnings)
 
 
-def _agreement(collected: Collected, known: Mapping[str, float] | None) -> dict[str, Any]:
-    """How well the chains agree, block by block: the one place for figures of continuous blocks too."""
-    discrete = {k: v for k, v in collected.values.items() if not v.is_floating_point()}
-    return {"r_hat": known or {k: r_hat(v) for k, v in discrete.items()}}
+def _discrete_agreement(collected: Collected) -> dict[str, float]:
+    """The largest R-hat of each discrete block."""
+    return {k: r_hat(v) for k, v in collected.values.items() if not v.is_floating_point()}
 
 
 def _ended(graph: FactorGraph, collected: Collected) -> Tensor:

@@ -16,12 +16,17 @@ class Packing:
     """How the steps (n, t) of several blocks lie in one vector, and sums of such vectors instance by instance.
 
     Where all instances have equally many sites of each block, a vector is (B, D), a row an instance; otherwise it is
-    flat, (N,), and ``owner`` (N,) long holds the instance of each entry. A stack of m vectors is (B, m, D) or (m, N).
+    flat, (N,), instance after instance: ``owner`` (N,) long holds the instance of each entry, ``offsets`` (B + 1,) where
+    each begins, and ``order`` (N,) the place of each entry among those of all blocks, None for a single block.
+    A stack of m vectors is (B, m, D) or (m, N).
     """
 
     shapes: tuple[tuple[int, int], ...]
     num_instances: int
     owner: Tensor | None
+    offsets: Tensor | None = None
+    order: Tensor | None = None
+    inverse: Tensor | None = None
 
     @classmethod
     def of(cls, steps: Sequence[Tensor], instances: Sequence[Tensor | None], num_instances: int) -> Packing:
@@ -33,16 +38,23 @@ class Packing:
         for instance, (n, t) in zip(instances, shapes, strict=True):
             sites = torch.arange(n) if instance is None else instance
             owners.append(sites.repeat_interleave(t))
-        return cls(shapes, num_instances, torch.cat(owners))
+        owner, order = torch.cat(owners), None
+        if bool((owner.diff() < 0).any()):
+            owner, order = owner.sort(stable=True)
+        offsets = torch.searchsorted(owner, torch.arange(num_instances + 1))
+        return cls(shapes, num_instances, owner, offsets, order, None if order is None else order.argsort())
 
     def pack(self, steps: Sequence[Tensor]) -> Tensor:
         """The vector of the steps of all blocks."""
         shape = (self.num_instances, -1) if self.owner is None else (-1,)
         parts = [s.reshape(shape) for s in steps]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        vector = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return vector if self.order is None else vector[self.order]
 
     def unpack(self, vector: Tensor) -> Step:
         """The steps of all blocks, from their vector."""
+        if self.inverse is not None:
+            vector = vector[self.inverse]
         if len(self.shapes) == 1:
             return (vector.reshape(self.shapes[0]),)
         if self.owner is None:
@@ -56,7 +68,7 @@ class Packing:
         product = a * b
         if self.owner is None:
             return product.sum(1)
-        return product.new_zeros(self.num_instances).index_add(0, self.owner, product)
+        return torch.segment_reduce(product, "sum", offsets=self.offsets)
 
     def largest(self, a: Tensor) -> Tensor:
         """(B,) the largest absolute entry, 0 where an instance has none; NaN where one is NaN."""
@@ -91,8 +103,8 @@ class Packing:
         """(B, m) inner products of a stack's vectors with one vector."""
         if self.owner is None:
             return (stack @ vector[:, :, None])[:, :, 0]
-        product = stack * vector
-        return product.new_zeros(product.shape[0], self.num_instances).index_add(1, self.owner, product).T
+        rows = [torch.segment_reduce(row, "sum", offsets=self.offsets) for row in stack * vector]
+        return torch.stack(rows, 1)
 
     def gram(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, m, m) inner products of the vectors of two stacks; cost m * m inner products."""
@@ -104,13 +116,16 @@ class Packing:
         """The sum of a stack's vectors with ``weights`` (B, m)."""
         if self.owner is None:
             return (weights[:, None, :] @ stack)[:, 0]
-        return (weights.T[:, self.owner] * stack).sum(0)
+        out = torch.zeros_like(stack[0])
+        for weight, row in zip(weights.T, stack, strict=True):
+            out.addcmul_(weight[self.owner], row)
+        return out
 
 
 def _even(instance: Tensor | None, sites: int, num_instances: int) -> bool:
+    if not sites or not num_instances or sites % num_instances:
+        return False
     if instance is None:
         return True
-    if not num_instances or sites % num_instances:
-        return False
     each = sites // num_instances
     return torch.equal(instance, torch.arange(num_instances).repeat_interleave(each))

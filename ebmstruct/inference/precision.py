@@ -114,7 +114,7 @@ class SparsePrecision(Precision):
 
     def coloured(self, noise: Array) -> Array:
         at = self.factor
-        out = noise / np.sqrt(np.abs(at.pivots))
+        out = noise[:, at.order] / np.sqrt(np.abs(at.pivots))
         loops().sparse_solve_transposed(at.lower_start, at.lower_rows, at.lower, out)
         back = np.empty_like(out)
         back[:, at.order] = out

@@ -34,8 +34,11 @@ class Memory:
         return cls(stack, stack, square, square, 1 / norm.clamp(min=1.0))
 
 
-def remember(packing: Packing, memory: Memory, step: Tensor, change: Tensor, taken: Tensor) -> Memory:
-    """The memory with one more step in the instances ``taken`` (B,) whose curvature along it is positive."""
+def remember(packing: Packing, memory: Memory, step: Tensor, change: Tensor, taken: Tensor, idle: Tensor) -> Memory:
+    """The memory with one more step in the instances ``taken`` (B,) whose curvature along it is positive.
+
+    idle: (B,) instances whose memory nobody will ask for again.
+    """
     curvature, square = packing.dot(step, change), packing.dot(change, change)
     length = packing.dot(step, step)
     rounding = 10 * torch.finfo(step.dtype).eps
@@ -45,7 +48,7 @@ def remember(packing: Packing, memory: Memory, step: Tensor, change: Tensor, tak
     pick = packing.spread(taken)
     step, change = torch.where(pick, step, 0.0), torch.where(pick, change, 0.0)
     steps, changes = packing.pushed(memory.steps, step), packing.pushed(memory.changes, change)
-    if not bool(taken.all()):
+    if not bool((taken | idle).all()):
         stacked = packing.spread_stack(taken[:, None])
         steps = torch.where(stacked, steps, memory.steps)
         changes = torch.where(stacked, changes, memory.changes)

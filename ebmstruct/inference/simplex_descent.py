@@ -15,6 +15,10 @@ from ebmstruct.inference.smooth_energy import clamped, precision
 Logs = tuple[Tensor, ...]
 """Logarithms of the weights of the open discrete blocks, (n, K) each; -inf at states that a site may not take."""
 Weights = tuple[Tensor, ...]
+GROWTH = 1.3
+"""By how much a step that was taken raises the rate."""
+WINDOW = 20
+"""Steps in which the energy must fall by more than the tolerance, else an instance is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,7 @@ class SimplexState:
     """Where a mirror descent stands; (B,) tensors have one entry an instance.
 
     logs: of the weights.  rate: the step size.  slack: how far the linear model could still fall (the gap of Frank and
-    Wolfe), 0 at a stationary point.
+    Wolfe), 0 at a stationary point.  mark: the energy at the beginning of the present window of steps.
     """
 
     logs: Logs
@@ -107,6 +111,7 @@ class SimplexState:
     gradient: Weights
     rate: Tensor
     slack: Tensor
+    mark: Tensor
     done: Tensor
     gave_up: Tensor
     steps: int = 0
@@ -119,7 +124,8 @@ class SimplexState:
 
 @dataclass(frozen=True)
 class SimplexOptions:
-    """tolerance: an instance is done where its slack is below this share of its energy (or of 1).
+    """tolerance: an instance is done where its slack, or the fall of its energy over a window of steps, is below this
+    share of its energy (or of 1).
 
     max_iterations: steps, after which what is not done gives up.
     """
@@ -167,16 +173,16 @@ def normalised(logs: Tensor, legal: Tensor) -> Tensor:
 
 
 def begin_simplex(function: RelaxedEnergy, logs: Logs, options: SimplexOptions) -> SimplexState:
-    """The state before the first step; its rate makes the first step move the best state of a site by a factor e."""
+    """The state before the first step; its rate is small: descents that decide late end lower."""
     weights = tuple(x.exp() for x in logs)
     energy, gradient = function.with_gradient(weights)
     steepest = torch.zeros_like(energy)
     for g, legal, owner in zip(gradient, function.legal, function.owners, strict=True):
         high, low = g.masked_fill(~legal, -torch.inf).amax(1), g.masked_fill(~legal, torch.inf).amin(1)
         steepest = steepest.scatter_reduce(0, owner, (high - low).double().nan_to_num(0.0), "amax")
-    rate = 1 / steepest.clamp(min=1e-12)
+    rate = 0.3 / steepest.clamp(min=1e-12)
     none = torch.zeros_like(energy).bool()
-    state = SimplexState(logs, energy, gradient, rate, torch.zeros_like(energy), none, none)
+    state = SimplexState(logs, energy, gradient, rate, torch.zeros_like(energy), energy, none, none)
     return _judged(function, state, options)
 
 
@@ -206,7 +212,7 @@ def step_simplex(function: RelaxedEnergy, state: SimplexState, options: SimplexO
         logs=tuple(torch.where(p, y, x) for p, x, y in zip(picks, state.logs, logs, strict=True)),
         energy=torch.where(taken, energy, state.energy),
         gradient=tuple(torch.where(p, b, a) for p, a, b in zip(picks, state.gradient, gradient, strict=True)),
-        rate=torch.where(taken, 2.0 * state.rate, 0.5 * state.rate),
+        rate=torch.where(taken, GROWTH * state.rate, 0.5 * state.rate),
         steps=state.steps + 1,
     )
     return _judged(function, state, options)
@@ -217,7 +223,12 @@ def _judged(function: RelaxedEnergy, state: SimplexState, options: SimplexOption
     best = [g.masked_fill(~legal, torch.inf).amin(1) for g, legal in zip(state.gradient, function.legal, strict=True)]
     gaps = [(w * g).sum(1) - b for w, g, b in zip(state.weights, state.gradient, best, strict=True)]
     slack = function.total([torch.where(gap.isfinite(), gap, 0.0) for gap in gaps])
-    done = slack <= options.tolerance * state.energy.abs().clamp(min=1.0)
+    least = options.tolerance * state.energy.abs().clamp(min=1.0)
+    done = slack <= least
+    mark = state.mark
+    if state.steps and state.steps % WINDOW == 0:
+        done |= mark - state.energy <= least
+        mark = state.energy
     done |= ~state.energy.isfinite() | (state.rate < 1e-14)
     gave_up = ~(done | state.done) & (state.steps >= options.max_iterations)
-    return replace(state, slack=slack, done=state.done | done | gave_up, gave_up=state.gave_up | gave_up)
+    return replace(state, slack=slack, mark=mark, done=state.done | done | gave_up, gave_up=state.gave_up | gave_up)

@@ -40,6 +40,11 @@ class SmoothSampler(MarkovSampler):
     burn_in: int
     thinning: int
 
+    @property
+    def together(self) -> int:
+        """How many steps a stretch is best a multiple of."""
+        return 1
+
     @abstractmethod
     def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Any]:
         """What ``steps`` steps need of the generator, step by step."""
@@ -74,12 +79,13 @@ class SmoothSampler(MarkovSampler):
         place, point, energy = resume(graph, state)
         motion, at, learnt = place.motion, place.steps, place.learnt
         here, generator = Here(point, energy, place.gradient), default_generator(generator)
-        block, until, pace = motion.ahead(point, ahead), at + ahead, 1
+        unit = self.together if motion.flat else 1
+        block, until, pace = _multiple(motion.ahead(point, ahead), unit), at + ahead, 1
         while True:
             noise = self.randomness(motion, here, generator, block)
             done = 0
             while done < block:
-                part = noise[done : done + max(1, min(pace, until - at))]
+                part = noise[done : done + max(1, min(_multiple(pace, unit), until - at))]
                 begun = time.monotonic()
                 run, learnt = self.stretch(motion, here, learnt, part, at, temperature)
                 pace = _pace(time.monotonic() - begun, len(part))
@@ -109,6 +115,11 @@ class SmoothSampler(MarkovSampler):
                 generator=default_generator(generator),
             )
         return as_samples(graph, query, collected, self.name)
+
+
+def _multiple(count: int, unit: int) -> int:
+    """The count as a multiple of ``unit``, at least one of it."""
+    return max(unit, count - count % unit)
 
 
 def _pace(seconds: float, steps: int) -> int:

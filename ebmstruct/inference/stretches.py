@@ -83,7 +83,7 @@ def adjusted(motion: Motion, here: Here, steps: Sequence[tuple[Draw, Proposal]])
         surpluses.append(surplus)
     if not all_finite(torch.stack(energies)):
         return _adjusted_with_care(motion, start, steps)
-    return Stretch(here, points, energies, *_figures(accepted, surpluses))
+    return Stretch(here, points, energies, *figures(accepted, surpluses))
 
 
 def _adjusted_with_care(motion: Motion, here: Here, steps: Sequence[tuple[Draw, Proposal]]) -> Stretch:
@@ -97,10 +97,10 @@ def _adjusted_with_care(motion: Motion, here: Here, steps: Sequence[tuple[Draw, 
         energies.append(here.energy)
         accepted.append(taken)
         surpluses.append(surplus)
-    return Stretch(here, points, energies, *_figures(accepted, surpluses))
+    return Stretch(here, points, energies, *figures(accepted, surpluses))
 
 
-def _figures(accepted: list[Tensor], surpluses: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def figures(accepted: list[Tensor], surpluses: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     """The share accepted, and how many diverged (None for none)."""
     share = torch.stack(accepted).float().mean(0)
     surplus = torch.stack(surpluses)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Continuous, Discrete, FactorGraph, Real
 from ebmstruct.inference.base_density import BaseDensity
+from ebmstruct.inference.result import Budget
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
 
 
@@ -43,13 +44,15 @@ def trajectory(
     scales: Step,
     leapfrog_steps: int,
     generator: Generator,
+    budget: Budget,
     base: BaseDensity | None = None,
     base_weight: Tensor | None = None,
 ) -> tuple[Standing, Tensor]:
     """One Hamiltonian trajectory in every instance, accepted or not; also (N,) the probability of acceptance.
 
     The density is exp(-inverse * energy) times the base's density to the power ``base_weight``, all (N,); ``step`` is in
-    units of the blocks' ``scales`` (n, t). Paths are reflected at bounds. An energy that is not finite is refused.
+    units of the blocks' ``scales`` (n, t). Paths are reflected at bounds. An energy that is not finite is refused, and so
+    is every path where the budget ends under way.
     Cost: ``leapfrog_steps`` gradients. Source: Duane, Kennedy, Pendleton and Roweth (1987); Neal (2011), section 5.5.1.5
     for reflection; on manifolds the momentum is constant in the body frame between kicks.
     """
@@ -60,7 +63,9 @@ def trajectory(
     begun = _hamiltonian(smooth, now, momenta, inverse, base, base_weight)
     at = now
     force = _force(smooth, at, inverse, base, base_weight)
-    for _ in range(leapfrog_steps):
+    for i in range(leapfrog_steps):
+        if i and budget.expired:
+            return now, torch.zeros_like(now.energy)
         momenta = [p + 0.5 * s * f for p, s, f in zip(momenta, sizes, force, strict=True)]
         moved = [_drift(d, x, s * p, p) for d, x, s, p in zip(smooth.domains, at.point, sizes, momenta, strict=True)]
         momenta = [p for _, p in moved]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.adaptation import OPTIMISM, Windows, initial_step
+from ebmstruct.inference.adaptation import GAIN, OPTIMISM, Windows, initial_step
 from ebmstruct.inference.chain_rows import ChainRows
 from ebmstruct.inference.local_moves import seed_state
 from ebmstruct.inference.markov import Collected
@@ -19,12 +19,21 @@ from ebmstruct.inference.result import Budget, Status
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.sampling.nuts_numba import Chains
 
+HANDING_OVER, LOOKING, LOOKING_AT_ONE = 4e-4, 6e-4, 3e-8
+"""Seconds kept back from a deadline: to pack the draws, to look at them, and for each number of them (measured)."""
+
+CALMEST = 0.4
+"""Many chains that keep the mean of their steps may each answer errors more calmly: gamma grows with their root to this."""
+WIDEST, ENOUGH = 256, 8
+"""A full inverse mass is learnt of at most this many coordinates, and where there are this many draws for each."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """What a run is to do. chains: C.  warm_up, draws: of each chain.  pooled: chains of an instance learn together.
 
-    step_size: fixed where given.  learn_mass: whether inverse masses are learnt.
+    step_size: fixed where given.  learn_mass: whether inverse masses are learnt;
+    full: as matrices, where there are draws enough.
     """
 
     chains: int
@@ -36,6 +45,7 @@ class Plan:
     step_size: float | None
     learn_mass: bool
     pooled: bool
+    full: bool
     windows: Windows
 
 
@@ -67,11 +77,21 @@ class Trajectories:
         if plan.step_size is not None:
             step = np.full(state.shift.shape[0], plan.step_size)
         else:
-            step = run._search(alive, generator, budget or Budget())
+            step = run.first_step(alive, generator, budget or Budget()).numpy()
         log = np.log(step)[state.group]
         state.learnt[:] = np.stack([log, log, 0 * log, log + math.log(OPTIMISM), 0 * log, 0 * log], 1)
         state.reals[:, STEP] = step[state.group]
         return run
+
+    def set_scales(self, step: Tensor, variance: Tensor) -> None:
+        """Take step sizes (R,) and inverse masses (N,), instead of those that ``begin`` found."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import STEP, VARIANCE
+
+        self.state.reals[:, STEP] = step.cpu().numpy()
+        scales = variance.cpu().numpy()
+        for first, after in zip(self.state.start[:-1], self.state.start[1:], strict=True):
+            work = self.state.work[first * self.slots : after * self.slots].reshape(self.slots, -1)
+            work[VARIANCE] = scales[first:after]
 
     def go(self, budget: Budget) -> Status:
         """Gradients and kernel calls until all chains have their draws or the budget ends; each gradient is a step."""
@@ -84,7 +104,7 @@ class Trajectories:
         timed = budget.deadline is not None or budget.stopped is not None
         most = math.inf if budget.max_steps is None else budget.max_steps
         while True:
-            if timed and budget.expired:
+            if timed and (budget.expired or (not self.evaluations & 7 and budget.remaining < self._reserve())):
                 return Status.DEADLINE
             if self.evaluations >= most:
                 return Status.MAX_STEPS
@@ -99,7 +119,16 @@ class Trajectories:
             if not advance(self.state, self.slots, energy, gradient):
                 return Status.CONVERGED
 
-    def _search(self, alive: np.ndarray, generator: Generator, budget: Budget) -> np.ndarray:
+    def _reserve(self) -> float:
+        """About how many seconds it takes to hand over the draws so far, and to look at them."""
+        from ebmstruct.inference.kernels.sampling.nuts_numba import DONE
+
+        rounds = int(self.state.wholes[:, DONE].max(initial=0)) - self.plan.warm_up
+        if rounds < 4:  # too few to be looked at
+            return HANDING_OVER
+        return HANDING_OVER + LOOKING + LOOKING_AT_ONE * rounds * self.state.position.size
+
+    def first_step(self, alive: np.ndarray, generator: Generator, budget: Budget) -> Tensor:
         """(G,) step sizes to begin with, by single leapfrog steps of all chains with momenta of unit mass."""
         rows, group, beta = self.rows, torch.from_numpy(self.state.group), 1.0 / self.plan.temperature
         owner, sound = torch.from_numpy(rows.owner), torch.from_numpy(alive)
@@ -130,8 +159,7 @@ class Trajectories:
         first = torch.full((groups,), widest**-0.25, dtype=torch.float64)
         target = self.plan.target_acceptance
         found = initial_step(log_acceptance, first, target=target, stopped=lambda: budget.expired)
-        out: np.ndarray = found.clamp(1e-10, 1e10).numpy()
-        return out
+        return found.clamp(1e-10, 1e10)
 
     def collected(self, status: Status) -> tuple[Collected, Tensor]:
         """The draws so far, and (B,) how many rounds of them each instance has; where there are fewer they repeat.
@@ -207,6 +235,9 @@ def _arrays(rows: ChainRows, plan: Plan, generator: Generator) -> tuple[Chains, 
     spread[2] = 1.0
     together = plan.chains if plan.pooled else 1
     ends = (plan.windows.first, *plan.windows.ends) if plan.learn_mass else (0,)
+    walls, gain = rows.walls(), min(GAIN * math.sqrt(together), CALMEST)
+    full = _full(plan, group_start) if plan.learn_mass and not walls.size else np.zeros(groups, np.int64)
+    factor_start = np.concatenate([[0], np.cumsum(full * np.diff(group_start) ** 2)])
     state = Chains(
         position,
         start.astype(np.int64),
@@ -214,18 +245,30 @@ def _arrays(rows: ChainRows, plan: Plan, generator: Generator) -> tuple[Chains, 
         np.zeros((chains, REALS)),
         np.zeros((chains, WHOLES), np.int64),
         seed_state(generator, chains),
-        rows.walls(),
+        walls,
         np.arange(chains) % groups,
         np.zeros((chains, LEARNT)),
         np.zeros((groups, 1)),
-        np.zeros((groups, 3), np.int64),
+        np.stack([0 * full, 0 * full, 0 * full, full], 1),
         np.array(ends, np.int64) * together,
         spread,
         group_start,
+        np.zeros(int(factor_start[-1])),
+        np.zeros(len(plan.windows.ends) * int(factor_start[-1]), position.dtype),
+        factor_start,
         np.zeros((plan.draws, size), position.dtype),
         np.zeros((plan.draws, chains, 3)),
         np.zeros((plan.draws, chains, 3), np.int64),
-        np.array([plan.max_depth, plan.warm_up, plan.draws], np.int64),
-        np.array([1.0 / plan.temperature, plan.target_acceptance, float(plan.step_size is None)]),
+        np.array([plan.max_depth, plan.warm_up, plan.draws, len(plan.windows.ends)], np.int64),
+        np.array([1.0 / plan.temperature, plan.target_acceptance, float(plan.step_size is None), gain]),
     )
     return state, slots
+
+
+def _full(plan: Plan, group_start: np.ndarray) -> np.ndarray:
+    """(G,) 0 or 1: the groups whose inverse mass is a full matrix; those whose last window has draws enough for one."""
+    size = np.diff(group_start)
+    ends = (plan.windows.first, *plan.windows.ends)
+    last = (ends[-1] - ends[-2]) * plan.chains if len(ends) > 1 and plan.pooled else 0
+    out: np.ndarray = (plan.full & (size > 1) & (size <= WIDEST) & (last >= ENOUGH * size)).astype(np.int64)
+    return out

@@ -86,6 +86,7 @@ class Walkers:
         inverse: Tensor,
         step: Tensor,
         leapfrog_steps: int,
+        budget: Budget,
         generator: Generator,
         base: BaseDensity | None = None,
         base_weight: Tensor | None = None,
@@ -99,6 +100,7 @@ class Walkers:
             scales=self.scales,
             leapfrog_steps=leapfrog_steps,
             generator=generator,
+            budget=budget,
             base=base,
             base_weight=base_weight,
         )

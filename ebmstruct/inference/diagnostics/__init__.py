@@ -1,6 +1,7 @@
 """Whether to believe a sample: how well chains agree, what their draws are worth, and what to do where they are not."""
 
 from ebmstruct.inference.diagnostics.export import to_arviz
+from ebmstruct.inference.diagnostics.glance import glance
 from ebmstruct.inference.diagnostics.reals import (
     Figures,
     e_bfmi,
@@ -10,6 +11,7 @@ from ebmstruct.inference.diagnostics.reals import (
     figures,
     mcse_mean,
     rank_r_hat,
+    split_r_hat,
 )
 from ebmstruct.inference.diagnostics.report import ENOUGH, Diagnostics, by_chain, diagnose, largest
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, r_hat, site_r_hat, state_figures
@@ -27,11 +29,13 @@ __all__ = [
     "ess_mean",
     "ess_tail",
     "figures",
+    "glance",
     "largest",
     "mcse_mean",
     "r_hat",
     "rank_r_hat",
     "site_r_hat",
+    "split_r_hat",
     "state_figures",
     "to_arviz",
 ]

@@ -46,6 +46,20 @@ def rank_r_hat(draws: Tensor) -> Tensor:
     return _one_by_piece(draws, _r_hat_of)
 
 
+def split_r_hat(draws: Tensor) -> Tensor:
+    """(...): the larger split R-hat of the values (D, C, ...) and of their distance from the mean, without ranks.
+
+    Many times quicker than ``rank_r_hat``, and blind where tails are so heavy that there is no variance.
+    Source: Gelman, Carlin, Stern, Dunson, Vehtari and Rubin (2013), section 11.4.
+    """
+
+    def larger(x: Tensor) -> Tensor:
+        halves = _split(x)
+        return torch.maximum(_r_hat(halves), _r_hat((halves - halves.mean((1, 2), keepdim=True)).abs()))
+
+    return _one_by_piece(draws, larger)
+
+
 def ess_bulk(draws: Tensor) -> Tensor:
     """(...): effective draws of the rank-normalised values (D, C, ...); of use for means and medians.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,6 +45,16 @@ class LatentComponents:
     def length(self) -> int:
         """The coordinates of all blocks, those of clamped sites included."""
         return sum(n * t for n, t in zip(self.sizes, self.widths, strict=True))
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """(length,) each: the component of every coordinate and its column there; component C at clamped sites."""
+        component = torch.full((self.length + 1,), self.count, dtype=torch.long)
+        column = torch.zeros_like(component)
+        rows, columns = self.inside.nonzero(as_tuple=True)
+        component[self.coordinate[rows, columns]] = rows
+        column[self.coordinate[rows, columns]] = columns
+        return component[:-1], column[:-1]
 
     def pack(self, steps: Sequence[Tensor]) -> Tensor:
         """(C, D): each component's coordinates of the blocks' steps; 0 where it has fewer."""

@@ -85,13 +85,12 @@ def descend_free_energy(
     space = space_over(copies, continuous, outer)
     run = _Run(space, budget, options)
     point = tuple(outer[n] for n in continuous)
-    exact = not isinstance(function, CopySum) or function.exact
     if continuous and is_convex(graph, query.sum_out) and (joint := run.joint(copies, query)) is not None:
         point = joint
     elif continuous:
         function, point = run.descend(function, point)
     values = {**space.fixed, **dict(zip(continuous, point, strict=True))}
-    integration, error = "exact" if exact else "laplace", None
+    integration, error = function.integration, None
     with torch.no_grad():
         if samples and isinstance(function, CopySum) and function.drawable:
             energy, error, point = run.weighted(function, point, samples, generator)

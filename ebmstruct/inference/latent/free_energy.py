@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,22 +11,28 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, Continuous, Discrete, Factor, FactorGraph, Real, ResidualFactor, tabulate
 from ebmstruct.graph.tabulation import tabulation_refusal
-from ebmstruct.inference.latent.configurations import Configurations, configurations, fits
+from ebmstruct.inference.latent.configurations import Configurations, configurations, fits, log_configurations
 from ebmstruct.inference.latent.integrals import LatentIntegral, is_quadratic
 from ebmstruct.inference.latent.linear_integral import LinearIntegral
 from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.result import Ask, Query
+from ebmstruct.inference.result import Ask, Marginals, Query
 from ebmstruct.inference.smooth_energy import clamped, starting_point
 from ebmstruct.inference.solver import Solver
 
 Values = Mapping[str, Tensor]
+LISTED = 4096
+"""Joint states of discrete latents that are listed where no exact solver sums their tables."""
 DENSE = 24
 """Coordinates of linear latents that hang together beyond which their band is factorised instead of dense matrices."""
 
 
 @dataclass(frozen=True, eq=False)
 class TableSum:
-    """F by the log partition of the tables that are left when everything but discrete latents is given; exact."""
+    """F by the log partition of the tables that are left when everything but discrete latents is given.
+
+    Exact by an exact solver. By MeanField it is the least mean energy less T times the entropy of independent latents,
+    which is no less than F (Jordan and others 1999); its derivative is that of the mean energy, the beliefs held fixed.
+    """
 
     graph: FactorGraph
     sum_out: tuple[str, ...]
@@ -40,7 +47,30 @@ class TableSum:
 
     def __call__(self, given: Values) -> Tensor:
         """(B,) the free energy; +inf where nothing is feasible."""
-        return -self.temperature * self.solver.log_partition(self.tables(given), self.temperature)
+        left = self.tables(given)
+        if self.exact:
+            return -self.temperature * self.solver.log_partition(left, self.temperature)
+        query = Query(Ask.MARGINALS, temperature=self.temperature)
+        with torch.no_grad():
+            found = self.solver.solve(left.with_values(_detached(left)), query)
+        assert isinstance(found, Marginals)
+        free = left.relaxed_energy(found.beliefs)
+        for name, belief in found.beliefs.items():
+            each = torch.special.entr(belief.double()).sum(1)
+            free = free - self.temperature * free.new_zeros(free.shape).index_add(
+                0, left.variables[name].instance, each
+            )
+        return torch.where(torch.isneginf(found.log_partition), torch.inf, free)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the sum is exact."""
+        return self.integration == "exact"
+
+    @property
+    def integration(self) -> str:
+        """How the latents are summed out."""
+        return "mean_field" if self.solver.name == "mean_field" else "exact"
 
     def latents(self, given: Values) -> dict[str, Tensor]:
         """The latent states of least energy."""
@@ -68,6 +98,11 @@ class CopySum:
     def exact(self) -> bool:
         """Whether the integrals are Gaussian ones, or there is none."""
         return self.integral.exact
+
+    @property
+    def integration(self) -> str:
+        """How the latents are summed out."""
+        return "exact" if self.exact else "laplace"
 
     @property
     def drawable(self) -> bool:
@@ -124,7 +159,7 @@ def free_energy_refusal(graph: FactorGraph, sum_out: Sequence[str], max_states: 
         return None
     if not fits(graph, latent_blocks(graph, sum_out)[0], max_states):
         return f"its discrete blocks to sum out have more than {max_states:,} joint states and do not become tables"
-    if continuous and not _linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
+    if continuous and not is_linear(graph, continuous) and (widest := _widest(graph, continuous)) > max_dimension:
         return f"{widest} coordinates to integrate hang together, more than {max_dimension}"
     return None
 
@@ -138,6 +173,13 @@ def latent_blocks(graph: FactorGraph, sum_out: Sequence[str]) -> tuple[tuple[str
     return discrete, continuous
 
 
+def latent_states(graph: FactorGraph, sum_out: Sequence[str]) -> int:
+    """How many copies of the graph a free energy takes: 1 where tables are summed by elimination."""
+    if table_solver(graph, sum_out) is not None:
+        return 1
+    return round(math.exp(min(40.0, log_configurations(graph, latent_blocks(graph, sum_out)[0]))))
+
+
 def _widest(graph: FactorGraph, names: tuple[str, ...]) -> int:
     from ebmstruct.inference.latent.components import components
 
@@ -145,8 +187,11 @@ def _widest(graph: FactorGraph, names: tuple[str, ...]) -> int:
 
 
 def table_solver(graph: FactorGraph, sum_out: Sequence[str]) -> Solver | None:
-    """The exact solver that sums discrete latents out once everything else is given; None where there is none."""
-    from ebmstruct.inference.solvers import JunctionTree, VariableElimination
+    """What sums discrete latents out once everything else is given; None where they do not become tables.
+
+    Exact where a solver can be, or where the joint states may be listed, for which it gives None too; else mean field.
+    """
+    from ebmstruct.inference.solvers import JunctionTree, MeanField, VariableElimination
 
     if latent_blocks(graph, sum_out)[1] or tabulation_refusal(graph) is not None:
         return None
@@ -158,7 +203,16 @@ def table_solver(graph: FactorGraph, sum_out: Sequence[str]) -> Solver | None:
     for solver in (VariableElimination(), JunctionTree()):
         if solver.refuse(left, query) is None:
             return solver
-    return None
+    return None if fits(graph, latent_blocks(graph, sum_out)[0], LISTED) else MeanField()
+
+
+def _detached(graph: FactorGraph) -> dict[str, list[Tensor | None]]:
+    """Every factor's values without their record."""
+    out: dict[str, list[Tensor | None]] = {}
+    for factor in graph.factors:
+        values = [v for v in factor.values() if v is None or isinstance(v, Tensor)]
+        out[factor.label] = [None if v is None else v.detach() for v in values]
+    return out
 
 
 def first_states(graph: FactorGraph) -> dict[str, Tensor]:
@@ -179,13 +233,15 @@ def free_energy(
     *,
     given: Values | None = None,
     latent: Values | None = None,
+    dense: bool = False,
 ) -> FreeEnergy:
     """The free energy as a function of the other blocks: ``f(values)`` is (B,), differentiable in continuous values.
 
     Discrete latents are summed exactly; an integral over continuous ones is exact where the energy is quadratic in
     them (residuals that are linear in them), which is found by comparing curvatures at scattered points about
     ``given``, and Laplace's approximation elsewhere (``CopySum.exact`` says which).
-    latent: where modes are looked for.  Call ``free_energy_refusal`` first.
+    latent: where modes are looked for.  dense: no band, however long linear latents are.
+    Call ``free_energy_refusal`` first.
     """
     solver = table_solver(graph, sum_out)
     if solver is not None:
@@ -195,12 +251,12 @@ def free_energy(
     copies = graph.repeat(states.count) if states.count > 1 else graph
     start = {**starting_point(graph, None), **(latent or {})}
     anchor = {n: start[n].repeat(states.count, 1) for n in continuous}
-    if continuous and _linear(graph, continuous) and _widest(graph, continuous) > DENSE:
+    if continuous and is_linear(graph, continuous) and _widest(graph, continuous) > DENSE and not dense:
         wide = LinearIntegral.of(copies, continuous, temperature)
         return CopySum(graph, tuple(sum_out), temperature, states, wide, anchor)
     integral = LatentIntegral.of(copies, continuous, temperature, True)
     found = CopySum(graph, tuple(sum_out), temperature, states, integral, anchor)
-    if continuous and not _linear(graph, continuous):
+    if continuous and not is_linear(graph, continuous):
         values = {**start, **first_states(graph), **(given or {})}
         generator = default_generator(None)
         for name, value in values.items():
@@ -214,7 +270,7 @@ def free_energy(
     return found
 
 
-def _linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
+def is_linear(graph: FactorGraph, continuous: Sequence[str]) -> bool:
     """Whether every factor that looks at some blocks is a residual whose author says that it is linear."""
     flat = all(isinstance(d := graph.variables[n].domain, Real) and not d.bounded for n in continuous)
     return flat and all(_affine(f) for f in graph.factors if set(f.scope) & set(continuous))

@@ -81,6 +81,14 @@ class LatentIntegral:
             energy, gradient, hessian = energy.detach(), gradient.detach(), hessian.detach()
         return Expansion(energy, gradient, hessian)
 
+    def curvature(self, given: Values, latent: Values, along: Tensor) -> Tensor:
+        """(C, D) the product of each component's Hessian at a point with a direction; not differentiable."""
+        with torch.enable_grad():
+            start = torch.zeros(self.parts.coordinate.shape, dtype=torch.float64).requires_grad_(True)
+            energy = self.graph.energy({**given, **self.moved(latent, self.parts.unpack(start))})
+            gradient = _gradient(energy.sum(), start)
+            return _gradient((gradient * along).sum(), start, False).detach()
+
     def mode(self, given: Values, latent: Values) -> dict[str, Tensor]:
         """The latent values of least energy near ``latent``; two Newton steps where the energy is quadratic.
 
@@ -110,15 +118,20 @@ class LatentIntegral:
             return values
 
     def free(self, given: Values, mode: Values) -> Tensor:
-        """(B,) the free energy, differentiable in ``given``; NaN where the curvature at the mode is not positive.
+        """(B,) the free energy, differentiable in ``given`` and in the factors' values.
+
+        NaN where the curvature at the mode is not positive.
 
         At a mode the energy's derivative by the latents is zero, so that the derivative of the quadratic case needs
         none of the mode; otherwise the mode follows ``given`` by one differentiable Newton step (implicit function).
         """
         if not self.parts.count:
             return self.graph.energy({**given, **mode})
-        recording = torch.is_grad_enabled() and any(v.requires_grad for v in given.values())
-        if not recording or self.quadratic:
+        if not self._recording(given):
+            with torch.no_grad():
+                here = self.expand(given, mode)
+                return here.energy + self.log_determinant(here.hessian)
+        if self.quadratic:
             here = self.expand(given, mode)
             return here.energy + self.log_determinant(here.hessian)
         with torch.no_grad():
@@ -143,6 +156,16 @@ class LatentIntegral:
         zero = rows.new_zeros(self.graph.num_instances, dtype=torch.float64)
         return zero.index_add(0, self.parts.instance, rows.double())
 
+    def _recording(self, given: Values) -> bool:
+        """Whether somebody may ask for derivatives."""
+        told = [
+            v
+            for f in self.graph.factors
+            for value in f.values()
+            for v in (value if isinstance(value, tuple) else (value,))
+        ]
+        return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*given.values(), *told))
+
     def _rounding(self, values: Values) -> float:
         """The relative precision of energies."""
         single = any(values[n].dtype != torch.float64 for n in self.parts.names)
@@ -166,7 +189,7 @@ class LatentIntegral:
 
 
 def is_quadratic(integral: LatentIntegral, given: Values, latent: Values, generator: torch.Generator) -> bool:
-    """Whether the curvature by the latents is the same at several scattered points, to rounding.
+    """Whether the curvature by the latents, in a direction drawn, is the same at several scattered points, to rounding.
 
     False where a latent domain is bounded or no vector space: those integrals are not Gaussian.
     """
@@ -175,15 +198,19 @@ def is_quadratic(integral: LatentIntegral, given: Values, latent: Values, genera
         if not isinstance(domain, Real) or domain.bounded:
             return False
     single = any(latent[n].dtype == torch.float32 for n in integral.parts.names)
-    with torch.no_grad():
-        first = integral.expand(given, latent).hessian
-        scale = first.abs().amax((-1, -2), keepdim=True).clamp(min=1e-300) if first.numel() else first
-        for distance in (0.3, 1.0, 5.0):
-            step = distance * torch.randn(integral.parts.coordinate.shape, generator=generator, dtype=torch.float64)
-            other = integral.expand(given, integral.moved(latent, integral.parts.unpack(step))).hessian
-            differs = (other - first).abs() > (1e-4 if single else 1e-9) * scale
-            if bool((differs & ~other.isnan() & ~first.isnan()).any()):
-                return False
+    shape = integral.parts.coordinate.shape
+
+    def drawn(distance: float) -> Tensor:
+        return distance * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    along = drawn(1.0) * integral.parts.inside
+    first = integral.curvature(given, latent, along)
+    scale = first.abs().amax(-1, keepdim=True) if first.numel() else first
+    for distance in (0.3, 1.0, 5.0):
+        other = integral.curvature(given, integral.moved(latent, integral.parts.unpack(drawn(distance))), along)
+        differs = (other - first).abs() > (1e-4 if single else 1e-9) * scale.clamp(min=1e-9)
+        if bool((differs & ~other.isnan() & ~first.isnan()).any()):
+            return False
     return True
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.result import Ask, Budget, Marginals, Query
 from ebmstruct.inference.smooth_energy import SmoothEnergy, starting_point
+from ebmstruct.inference.views.table_view import table_refusal
+
+MOST_OPERATIONS = 1e8
+"""What marginals may take that only say where a search begins."""
 
 
 def scattered_copies(
@@ -49,31 +54,65 @@ def scattered_copies(
     return out
 
 
-def random_states(
-    graph: FactorGraph, names: Sequence[str], init: Assignment | None, starts: int, generator: Generator | None
-) -> dict[str, Tensor]:
-    """Block name to (starts, n): legal states of discrete blocks, the first start at ``init`` or each site's first state.
+def legal_states(graph: FactorGraph, name: str) -> Tensor:
+    """(n, K) bool: the states that each site of a discrete block may take."""
+    block = graph.variables[name]
+    legal = torch.arange(max(1, block.discrete.largest)) < block.state_counts[:, None]
+    allowed = graph.allowed(name)
+    return legal if allowed is None else legal & allowed
 
-    Drawn for each position in an instance, like the steps of ``scattered_copies``.
+
+def random_states(
+    graph: FactorGraph,
+    names: Sequence[str],
+    likely: Sequence[Mapping[str, Tensor]],
+    starts: int,
+    generator: Generator | None,
+) -> dict[str, Tensor]:
+    """Block name to (starts, n): legal states of discrete blocks, the first starts those in ``likely``.
+
+    Others are drawn for each position in an instance, like the steps of ``scattered_copies``.
     """
     source = default_generator(generator)
     out = {}
     for name in names:
         block = graph.variables[name]
-        legal = torch.arange(max(1, block.discrete.largest)) < block.state_counts[:, None]
-        allowed = graph.allowed(name)
-        legal = legal if allowed is None else legal & allowed
+        legal = legal_states(graph, name)
         order = (~legal).long().sort(dim=1, stable=True).indices
         longest = int(block.lengths.max()) if block.num_instances else 0
         drawn = [torch.rand(starts, generator=source, dtype=torch.float64) for _ in range(max(1, longest))]
         position = torch.arange(block.num_sites) - block.offsets[:-1][block.instance]
         digit = (torch.stack(drawn, 1)[:, position] * legal.sum(1)).long()
-        digit[0] = 0
         states = order[torch.arange(block.num_sites).expand_as(digit), digit]
-        given = None if init is None else init.get(name)
-        if given is not None:
-            states[0] = torch.where(legal.gather(1, given[:, None])[:, 0], given, states[0])
+        for start, given in zip(range(starts), likely, strict=False):
+            if name in given:
+                told = given[name]
+                inside = legal.gather(1, told.clamp(0, legal.shape[1] - 1)[:, None])[:, 0]
+                states[start] = torch.where(inside, told, states[start])
         out[name] = states
+    return out
+
+
+def likely_states(
+    graph: FactorGraph, names: Sequence[str], budget: Budget, generator: Generator | None
+) -> list[dict[str, Tensor]]:
+    """States of least energy, and most probable states site by site, of a graph of tables; nothing of other graphs."""
+    from ebmstruct.inference.engine import minimize
+    from ebmstruct.inference.solvers import JunctionTree, VariableElimination
+
+    if table_refusal(graph) is not None or budget.expired:
+        return []
+    seconds = budget.within(min(1.0, 0.2 * budget.remaining))
+    out = [dict(minimize(graph, budget=seconds, generator=generator).assignment.items())]
+    query = Query(Ask.MARGINALS)
+    for solver in (VariableElimination(), JunctionTree()):
+        if solver.refuse(graph, query) is None:
+            cost = solver.cost(graph, query)
+            if cost is None or cost.operations <= MOST_OPERATIONS:
+                found = solver.solve(graph, query, budget=budget)
+                assert isinstance(found, Marginals)
+                out.append({n: found.beliefs[n].argmax(1) for n in names if n in found.beliefs})
+            break
     return out
 
 

@@ -37,7 +37,7 @@ GAIN = 1e-9
 """A relative decrease of the energy that counts as one."""
 
 
-class Walkers:
+class Alternations:
     """W walkers for each instance of a graph, where they stand; every method changes that.
 
     values: block name to (W, n, ...).  energy: (W, B) float64, infinite where it is none.
@@ -111,24 +111,24 @@ class Walkers:
             self.energy = torch.full_like(self.energy, torch.inf)
         self.refine(MOST_STEPS)
 
-    def kicked(self, moves: Moves, draws: Tensor) -> Walkers:
-        """Walkers that stand where some random sites of these are in other states; draws: (W, c, 2) in [0, 1)."""
+    def kicked(self, moves: Moves, draws: Tensor) -> Alternations:
+        """Alternations that stand where some random sites of these are in other states; draws: (W, c, 2) in [0, 1)."""
         states, points = split(self.graph, self.values)
         others = moves.parted(moves.kicked(moves.joined(states), draws))
-        fresh = Walkers(self.graph, {**points, **others}, self.budget, self.pace)
+        fresh = Alternations(self.graph, {**points, **others}, self.budget, self.pace)
         fresh.rounds, fresh.solves = self.rounds, self.solves
         fresh.refine(MOST_STEPS)
         return fresh
 
-    def take_lower(self, other: Walkers) -> None:
+    def take_lower(self, other: Alternations) -> None:
         """Stand where the other walkers stand, each of them that is lower."""
         self._take(other.values, other.energy, other.energy < self.energy)
         self.rounds, self.solves, self.stopped = other.rounds, other.solves, other.stopped
 
-    def best(self, count: int) -> Walkers:
+    def best(self, count: int) -> Alternations:
         """The lowest ``count`` walkers of each instance, by themselves."""
         energy, order = self.energy.sort(dim=0, stable=True)
-        chosen = Walkers(self.graph, picked(self.graph, self.values, order[:count]), self.budget, self.pace)
+        chosen = Alternations(self.graph, picked(self.graph, self.values, order[:count]), self.budget, self.pace)
         chosen.energy = energy[:count]
         chosen.rounds, chosen.solves, chosen.stopped = self.rounds, self.solves, self.stopped
         return chosen
@@ -203,12 +203,12 @@ class Effort:
 
 def lowest(
     graph: FactorGraph, init: Assignment | None, effort: Effort, budget: Budget, generator: Generator | None
-) -> Walkers:
+) -> Alternations:
     """The lowest walker of each instance, by itself: alternation from several starts, then the search and its kicks."""
     generator = default_generator(generator)
     count = 1 if budget.remaining < HURRY_SECONDS else effort.starts
     starts = mixed_starts(graph, init, count, effort.start_distance, generator)
-    walkers = Walkers(graph, starts, budget)
+    walkers = Alternations(graph, starts, budget)
     walkers.begin(generator)
     walkers.alternate(effort.max_rounds, generator)
     if effort.searches and not walkers.over():

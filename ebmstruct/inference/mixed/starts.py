@@ -26,7 +26,8 @@ def mixed_starts(
     for number, name in enumerate(graph.variables):
         own = Generator().manual_seed(seed + number)
         if name in discrete:
-            states = random_states(graph, (name,), init, starts + 1, own)[name]
+            likely = [init.values] if init is not None and name in init else []
+            states = random_states(graph, (name,), likely, starts + 1, own)[name]
             values[name] = states[1:]
             if init is not None and name in init and starts > 1:
                 values[name][1] = states[0]

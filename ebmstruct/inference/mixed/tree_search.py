@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
-from ebmstruct.inference.mixed.alternation import Walkers
+from ebmstruct.inference.mixed.alternation import Alternations
 from ebmstruct.inference.mixed.branching import Bounding, Node, Tree
 from ebmstruct.inference.mixed.copies import copies_at_once
 from ebmstruct.inference.pacing import punctual
@@ -21,7 +21,7 @@ CLOSE = 1e-7
 class TreeSearch:
     """One search in the making. energy: (B,) of the best; values: block name to (n, ...); trees: of each instance."""
 
-    def __init__(self, graph: FactorGraph, best: Walkers, budget: Budget) -> None:
+    def __init__(self, graph: FactorGraph, best: Alternations, budget: Budget) -> None:
         self.graph, self.budget = graph, budget
         self.values = {n: v[0].clone() for n, v in best.values.items()}
         self.energy = best.energy[0].numpy().copy()

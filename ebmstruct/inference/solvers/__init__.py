@@ -8,6 +8,7 @@ from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
+from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
@@ -37,14 +38,18 @@ from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
+from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
+from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
+from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
 SOLVERS: dict[str, type[Solver]] = {
     cls.name: cls
     for cls in (
         VariableElimination,
+        SemiMarkovElimination,
         JunctionTree,
         GraphCut,
         RoofDuality,
@@ -77,9 +82,12 @@ SOLVERS: dict[str, type[Solver]] = {
         Adam,
         MirrorDescent,
         AugmentedLagrangian,
+        ConditionalGaussian,
         MarginalElimination,
         FreeEnergyDescent,
         MarginalSearch,
+        SGLD,
+        UnderdampedLangevin,
         Alternating,
         MixedEnumeration,
         MixedGibbs,
@@ -89,6 +97,10 @@ SOLVERS: dict[str, type[Solver]] = {
 """Every method by the name that task files and the command know."""
 
 __all__ = [
+    "UnderdampedLangevin",
+    "SGLD",
+    "MixedEnumeration",
+    "Alternating",
     "AugmentedLagrangian",
     "MirrorDescent",
     "CPSAT",
@@ -97,13 +109,12 @@ __all__ = [
     "SOLVERS",
     "Adam",
     "MixedGibbs",
-    "MixedEnumeration",
-    "Alternating",
     "AlphaExpansion",
     "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "ConditionalGaussian",
     "BranchAndBound",
     "DualAscent",
     "Exhaustive",
@@ -127,6 +138,7 @@ __all__ = [
     "ParallelTempering",
     "ReplicaExchange",
     "RoofDuality",
+    "SemiMarkovElimination",
     "SubgraphSearch",
     "Toulbar2",
     "VariableElimination",

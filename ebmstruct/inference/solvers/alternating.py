@@ -10,7 +10,7 @@ from torch import Generator
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.mixed.alternation import Effort, Walkers, lowest
+from ebmstruct.inference.mixed.alternation import Alternations, Effort, lowest
 from ebmstruct.inference.mixed.parts import mixed_refusal
 from ebmstruct.inference.result import Answer, Budget, Query, Result, Status
 from ebmstruct.inference.solver import Solver
@@ -73,7 +73,7 @@ class Alternating(Solver):
         )
         return self._result(lowest(graph, init, effort, budget or Budget(), generator))
 
-    def _result(self, best: Walkers) -> Result:
+    def _result(self, best: Alternations) -> Result:
         energy = best.energy[0]
         status = torch.full(energy.shape, int(best.stopped or Status.CONVERGED), dtype=torch.long)
         status = torch.where(energy.isfinite(), status, status.clamp(min=int(Status.INFEASIBLE)))

@@ -19,6 +19,10 @@ from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, St
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.views.table_view import table_refusal, table_view
 
+PILOT_SECONDS = 0.02
+"""With less time than this there is no pilot and no path, and at most FEW particles."""
+FEW = 16
+
 
 @dataclass(frozen=True)
 class AnnealedImportanceSampling(Solver):
@@ -78,7 +82,7 @@ class AnnealedImportanceSampling(Solver):
         budget, generator = budget or Budget(), default_generator(generator)
         make = self._maker(graph, query, init, budget, generator)
         points, cut = self._points(graph, make, budget)
-        path = make(self.particles)
+        path = make(self.particles if budget.remaining >= PILOT_SECONDS / 2 else min(FEW, self.particles))
         return self._answer(query, path, anneal(path, points, budget), cut)
 
     def _answer(self, query: Query, path: AnnealedPath, run: Annealed, cut: Status) -> Marginals:
@@ -96,7 +100,7 @@ class AnnealedImportanceSampling(Solver):
             "log_partition_interval": _ends(found, start, dead, bad),
             "effective_samples": found.effective,
             "temperatures": run.steps,
-            "particles": self.particles,
+            "particles": run.log_weights.shape[0],
         }
         if isinstance(path, EnergyPath) and path.acceptance:
             stats["acceptance"] = torch.stack(path.acceptance).mean(0)
@@ -122,6 +126,9 @@ class AnnealedImportanceSampling(Solver):
 
     def _points(self, graph: FactorGraph, make: Callable[[int], AnnealedPath], budget: Budget) -> tuple[Tensor, Status]:
         """(K + 1, B) points of the path, and whether the budget of steps made them fewer than they should be."""
+        if budget.remaining < PILOT_SECONDS:  # particles are weighed where they begin
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            return ends[:, None].repeat(1, graph.num_instances), Status.DEADLINE
         limit = self.temperatures if budget.max_steps is None else min(self.temperatures, max(1, budget.max_steps))
         part = budget if budget.deadline is None else budget.within(0.25 * max(0.0, budget.remaining))
         placed = place_points(make(max(32, self.particles // 4)), self.conditional_ess, self.temperatures, limit, part)

@@ -21,11 +21,12 @@ from ebmstruct.inference.augmented import (
     reweighted,
     updated,
 )
+from ebmstruct.inference.descent import falls_without_end
 from ebmstruct.inference.gradient_refusal import gradient_refusal
 from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Query, Status
-from ebmstruct.inference.smooth_energy import SmoothEnergy, open_continuous, starting_point
+from ebmstruct.inference.smooth_energy import SmoothEnergy, open_continuous, precision, starting_point
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 
 ENOUGH = 0.1
@@ -167,14 +168,15 @@ class AugmentedLagrangian(IterativeMinimizer[AugmentedState]):
         found = measured(graph, said.values, state.multipliers, state.penalty)
         over = state.finished | state.infeasible | state.gave_up
         broken = ~(said.energy.isfinite() & found.progress.isfinite())
-        met = said.done & (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
+        endless = ~broken & falls_without_end(said.energy, precision(graph))
+        met = said.done & ~endless & (found.progress <= ENOUGH) & (state.tolerance <= _last_tolerance(said.values))
         slow = found.progress > 0.25 * state.last
         stuck = torch.where((found.progress > 0.9 * state.last) & (found.violation > 1), state.stuck + 1, 0)
         hopeless = ~over & (stuck >= 3) & said.done
         if bool(hopeless.any()):
             hopeless &= _stationary(graph, said, found) | (state.penalty >= LARGEST_PENALTY)
         again = hopeless & (state.retries < self.retries)
-        late = torch.full_like(over, state.outer + 1 >= self.max_outer)
+        late = endless | torch.full_like(over, state.outer + 1 >= self.max_outer)
         state = _looked(graph, state, said.values, met & ~over)
         state = replace(
             state,

@@ -234,9 +234,8 @@ def _marginal_map(graph: FactorGraph, query: Query, state: Enumeration, result: 
     status = torch.where(done, int(Status.OPTIMAL), result.status)
     status = torch.where(torch.isposinf(energy), int(Status.INFEASIBLE), status)
     bound = torch.where(done, energy, -torch.inf)
-    return replace(
-        result, assignment=Assignment({**values, **state.fixed}), energy=energy, lower_bound=bound, status=status
-    )
+    assignment = Assignment({**values, **state.fixed})
+    return replace(result, assignment=assignment, energy=energy, lower_bound=bound, status=status, integration="exact")
 
 
 def _draw(

@@ -17,6 +17,7 @@ from ebmstruct.inference.latent.free_energy import free_energy_refusal, is_conve
 from ebmstruct.inference.latent.free_minimum import LOST, summed_refusal
 from ebmstruct.inference.latent.starts import scattered_copies
 from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Claim, Query, Result, Status
 from ebmstruct.inference.smooth_energy import constraint_labels, open_continuous
 from ebmstruct.inference.solver import Solver
@@ -82,7 +83,7 @@ class FreeEnergyDescent(Solver):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        budget, generator = budget or Budget(), default_generator(generator)
+        budget, generator = punctual(budget, 1.0), default_generator(generator)
         discrete, continuous = _outputs(graph, query)
         states = configurations(graph, discrete)
         starts = self.starts if continuous and not is_convex(graph, query.sum_out) else 1

@@ -173,7 +173,10 @@ def _samples(run: LeastSquares, factor: Precision, query: Query, generator: Gene
     values = {n: v.expand(count, *v.shape) for n, v in run.values.items()}
     for name, position, x in zip(run.view.names, run.view.positions, run.point, strict=True):
         values[name] = x + torch.from_numpy(padded[:, position]).to(x)
-    energy = torch.stack([run.graph.energy({n: v[s] for n, v in values.items()}) for s in range(count)])
+    # E is quadratic: a draw x = mean + sqrt(T) H^-1/2 z lies T |z|^2 / 2 above the minimum
+    squares = np.concatenate([np.zeros((count, 1)), np.square(noise).cumsum(1)], 1)[:, run.view.offsets]
+    above = 0.5 * query.temperature * np.diff(squares, axis=1) * factor.proper
+    energy = torch.from_numpy(run.energy + run.constant + above)
     proper = torch.from_numpy(factor.proper)
     status = torch.where(proper, int(Status.OPTIMAL), int(Status.NONFINITE))
     warnings: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph
+from ebmstruct.inference.compiled_stretches import TOGETHER, leapfrog_program, leapfrog_stretch
 from ebmstruct.inference.hamiltonian import Draw, draws, leapfrog
 from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
@@ -34,6 +35,8 @@ class HMC(SmoothSampler):
     inverse_mass: block name to (t,) or (n, t), about the variance of each coordinate; blocks not named have 1.
     temperature: a factor, or a schedule of factors, on the query's temperature.
     chains: copies of the graph run side by side.  burn_in, thinning: in trajectories.
+    compiled: trajectories are compiled, once for an energy and its shapes: ten seconds and more the first time on a
+    machine, one in a later process. For vectors without bounds, else it changes nothing.
     A trajectory whose total energy rises by more than 1000 or is not finite counts as divergent.
     Cost of a step: ``leapfrog_steps`` gradients. Source: Duane et al. (1987); Neal (2011), section 3.
     """
@@ -48,6 +51,11 @@ class HMC(SmoothSampler):
     chains: int = 4
     burn_in: int = 200
     thinning: int = 1
+    compiled: bool = False
+
+    @property
+    def together(self) -> int:
+        return max(1, TOGETHER // self.leapfrog_steps) if self.compiled else 1
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if self.leapfrog_steps < 1 or not 0 <= self.jitter < 1:
@@ -87,15 +95,20 @@ class HMC(SmoothSampler):
         at: int,
         temperature: float,
     ) -> tuple[Stretch, Any]:
-        scale, steps = self._scale(motion, here), []
+        scale, steps, sizes = self._scale(motion, here), [], []
         for i, (draw, factor) in enumerate(randomness):
             warmth = temperature * value_at(self.temperature, at + i)
             size = factor * value_at(self.step_size, at + i)
-            propose = partial(
-                leapfrog, motion, size=size, steps=self.leapfrog_steps, temperature=warmth, scale=scale
-            )  # fmt: skip
+            propose = partial(leapfrog, motion, size=size, steps=self.leapfrog_steps, temperature=warmth, scale=scale)
             steps.append((draw, propose))
-        return adjusted(motion, here, steps), learnt
+            sizes.append((size, warmth))
+        if not self.compiled or not motion.flat or len(steps) < self.together:
+            return adjusted(motion, here, steps), learnt
+        if learnt is None:
+            learnt = leapfrog_program(motion, here, self.leapfrog_steps, scale is not None) or False
+        if learnt is False:
+            return adjusted(motion, here, steps), learnt
+        return leapfrog_stretch(learnt, motion, here, steps, sizes, scale), learnt
 
     def _scale(self, motion: Motion, here: Here) -> list[Tensor] | None:
         """For each block the roots of the inverse mass, repeated over the chains' copies; None for a mass of 1."""

@@ -11,6 +11,7 @@ import torch
 from torch import Generator
 
 from ebmstruct.graph import FactorGraph
+from ebmstruct.inference.compiled_stretches import TOGETHER, langevin_program, langevin_stretch
 from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
@@ -33,6 +34,8 @@ class Langevin(SmoothSampler):
     clip_gradient: every coordinate of the gradient is cut to this size.  clip_step: the same of the whole step.
     Bounds reflect; manifolds are moved on by ``retract``, with noise in the step's coordinates.
     chains: copies of the graph run side by side.  burn_in, thinning: in steps.
+    compiled: steps are compiled ten at a time, once for an energy and its shapes (``inference/compiled.py``): ten seconds
+    and more the first time on a machine, one in a later process. Without bounds and manifolds; else it does nothing.
     A step to where the energy is not finite is not made, and counts as divergent.
     Cost of a step: one gradient. Source: Roberts and Tweedie (1996).
     """
@@ -47,8 +50,15 @@ class Langevin(SmoothSampler):
     chains: int = 4
     burn_in: int = 1000
     thinning: int = 10
+    compiled: bool = False
+
+    @property
+    def together(self) -> int:
+        return TOGETHER if self.compiled else 1
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
+        if self.compiled and (self.clip_gradient is not None or self.clip_step is not None):
+            return "compiled steps are not clipped; leave out clip_gradient and clip_step, or compiled"
         return (
             chain_refusal(graph, query, self.chains, adjusted=False)
             or schedule_refusal("step_size", self.step_size)
@@ -83,7 +93,13 @@ class Langevin(SmoothSampler):
                 parts = zip(point, gradient, randomness[i], strict=True)
                 return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
 
-        return unadjusted(motion, here, len(randomness), move), learnt
+        if not self.compiled or not motion.flat or len(randomness) < self.together:
+            return unadjusted(motion, here, len(randomness), move), learnt
+        if learnt is None:
+            learnt = langevin_program(motion, here) or False
+        if learnt is False:
+            return unadjusted(motion, here, len(randomness), move), learnt
+        return langevin_stretch(learnt, motion, here, randomness, rates, move), learnt
 
     def _rates(self, at: int, temperature: float) -> tuple[float, float]:
         """The step size and the standard deviation of the noise at a step."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Generator
 
 from ebmstruct.graph import FactorGraph
+from ebmstruct.inference.compiled_stretches import TOGETHER, leapfrog_program, leapfrog_stretch
 from ebmstruct.inference.hamiltonian import Draw, draws, leapfrog
 from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
@@ -31,6 +32,7 @@ class MALA(SmoothSampler):
 
     step_size: a number or a schedule.  temperature: a factor, or a schedule of factors, on the query's temperature.
     chains: copies of the graph run side by side.  burn_in, thinning: in steps.
+    compiled: steps are compiled ten at a time, as in ``Langevin``.
     Constraints that are inequalities refuse proposals; an energy that is not finite does, and counts as divergent.
     Cost of a step: one gradient. Source: Roberts and Tweedie (1996).
     """
@@ -42,6 +44,11 @@ class MALA(SmoothSampler):
     chains: int = 4
     burn_in: int = 1000
     thinning: int = 10
+    compiled: bool = False
+
+    @property
+    def together(self) -> int:
+        return TOGETHER if self.compiled else 1
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         return (
@@ -58,9 +65,20 @@ class MALA(SmoothSampler):
         self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Draw], at: int, temperature: float
     ) -> tuple[Stretch, Any]:
         steps = [(draw, self._proposal(motion, at + i, temperature)) for i, draw in enumerate(randomness)]
-        return adjusted(motion, here, steps), learnt
+        if not self.compiled or not motion.flat or len(steps) < self.together:
+            return adjusted(motion, here, steps), learnt
+        if learnt is None:
+            learnt = leapfrog_program(motion, here, 1, False) or False
+        if learnt is False:
+            return adjusted(motion, here, steps), learnt
+        sizes = [self._size(at + i, temperature) for i in range(len(steps))]
+        return leapfrog_stretch(learnt, motion, here, steps, sizes, None), learnt
+
+    def _size(self, at: int, temperature: float) -> tuple[float, float]:
+        """The leapfrog step and the temperature at a step."""
+        warmth = temperature * value_at(self.temperature, at)
+        return math.sqrt(2.0 * value_at(self.step_size, at) * warmth), warmth
 
     def _proposal(self, motion: Motion, at: int, temperature: float) -> Proposal:
-        warmth = temperature * value_at(self.temperature, at)
-        size = math.sqrt(2.0 * value_at(self.step_size, at) * warmth)
+        size, warmth = self._size(at, temperature)
         return partial(leapfrog, motion, size=size, steps=1, temperature=warmth)

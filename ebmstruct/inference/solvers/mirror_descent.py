@@ -61,7 +61,8 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
     rounding: "conditional" fixes site after site at the state of least relaxed energy, which never raises an energy
     made of tables; "argmax" takes each site's heaviest state.  starts: descents, the first from nearly even weights
     (or leaning to ``init``), the others with normal noise of ``start_noise`` in the logarithms; the best is kept.
-    tolerance: an instance is done where a step to the best vertex promises less than this share of its energy.
+    tolerance: an instance is done where a step to the best vertex promises, or 20 steps have brought, less than this
+    share of its energy.
     max_iterations: steps, after which it ends MAX_STEPS.
     Infinite entries of tables count as a large finite penalty (``stats["penalty"]``) until the answer is certified.
     Cost of a step: a relaxed energy with its gradient, and one energy.

@@ -10,19 +10,28 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real
-from ebmstruct.inference.adaptation import windows
+from ebmstruct.inference.adaptation import (
+    DualAveraging,
+    Spread,
+    dual_averaging,
+    inverse_mass,
+    seen,
+    spread,
+    updated,
+    windows,
+)
 from ebmstruct.inference.chain_rows import ChainRows
-from ebmstruct.inference.diagnostics import diagnose
-from ebmstruct.inference.markov import as_samples, chain_starts, default_generator
-from ebmstruct.inference.motion import begin, chain_refusal, options_refusal
+from ebmstruct.inference.compiled_stretches import gradient_program
+from ebmstruct.inference.diagnostics import by_chain, mcse_mean
+from ebmstruct.inference.markov import ChainInfo, ChainState, MarkovSampler, as_samples, chain_starts, default_generator
+from ebmstruct.inference.motion import Place, begin, chain_refusal, options_refusal, resume
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, open_continuous
-from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.trajectories import Plan, Trajectories
 
 
 @dataclass(frozen=True)
-class NUTS(Solver):
+class NUTS(MarkovSampler):
     """The no-U-turn sampler: Hamiltonian trajectories that end by themselves where they turn back.
 
     Step sizes and the scale of every coordinate are learnt during the warm-up; there is nothing to choose. Trees are
@@ -37,10 +46,15 @@ class NUTS(Solver):
     target_acceptance: what step sizes are learnt for; higher is safer and dearer.
     step_size: fixed where given.  adapt_mass: learn the scale of each coordinate.
     pooled: chains of an instance learn one inverse mass and keep the mean of their step sizes, else each its own.
+    full_mass: the inverse mass is a matrix where chains are pooled, nothing is bounded, an instance has at most 256
+    coordinates and the last window of the warm-up has 8 draws for each of them; else a variance for each coordinate.
+
+    compiled: the gradient is a compiled program, as in ``Langevin``: for vectors without bounds.
 
     A rise of the Hamiltonian by more than 1000, or an energy that is not finite, is a divergence: the trajectory ends and
     is counted. At a bound a coordinate is reflected and its momentum turned round. A budget counts gradients of all
-    chains; the draws made until it ends come back.
+    chains; the draws made until it ends come back. As a MarkovSampler (``init``, ``step``, ``adapt``) all chains end a
+    trajectory before one begins another, and each instance learns for itself; ``solve`` is quicker.
     Cost of a draw: a gradient a step, some ten in an easy energy, hundreds in a hard one.
     """
 
@@ -54,6 +68,8 @@ class NUTS(Solver):
     step_size: float | None = None
     adapt_mass: bool = True
     pooled: bool = True
+    full_mass: bool = True
+    compiled: bool = False
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if query.ask not in (Ask.SAMPLE, Ask.MARGINALS):
@@ -89,10 +105,65 @@ class NUTS(Solver):
         plan = self._plan(draws, query.temperature)
         with torch.enable_grad():  # once, not for each gradient
             rows, energy = self._rows(graph, init, generator)
+            if self.compiled:
+                rows = replace(rows, program=gradient_program(rows.smooth, rows.points(torch.from_numpy(rows.vector))))
             run = Trajectories.begin(rows, plan, energy, generator, budget)
             status = run.go(budget)
         samples = _samples(graph, query, run, status)
         return samples if query.ask is Ask.SAMPLE else _marginals(graph, samples)
+
+    def init(self, graph: FactorGraph, y: Assignment | None, generator: Generator | None = None) -> ChainState:
+        """The state before the first step: at ``y``; blocks that it does not name start scattered, at finite energies."""
+        return begin(graph, y, generator)
+
+    def step(
+        self, graph: FactorGraph, state: ChainState, *, temperature: float, generator: Generator | None
+    ) -> tuple[ChainState, ChainInfo]:
+        state, info, _ = self._transition(graph, state, temperature, generator)
+        return state, info
+
+    def adapt(
+        self,
+        graph: FactorGraph,
+        state: ChainState,
+        at: int,
+        of: int,
+        *,
+        temperature: float,
+        generator: Generator | None,
+    ) -> tuple[ChainState, ChainInfo]:
+        state, info, vector = self._transition(graph, state, temperature, generator)
+        place: Place = state.cache
+        assert info.acceptance is not None
+        learnt = place.learnt.after(vector, info.acceptance, at, of, self)
+        return replace(state, cache=place._replace(learnt=learnt)), info
+
+    def _transition(
+        self, graph: FactorGraph, state: ChainState, temperature: float, generator: Generator | None
+    ) -> tuple[ChainState, ChainInfo, Tensor]:
+        """A trajectory of every instance; also the vector (N,) of where they end."""
+        generator = default_generator(generator)
+        with torch.enable_grad():
+            place, point, energy = resume(graph, state)
+            rows = ChainRows.of(place.motion.energy, point)
+            given = place.learnt is not None or self.step_size is not None
+            fixed = 1.0 if given and self.step_size is None else self.step_size
+            plan = replace(self._plan(1, temperature), chains=1, warm_up=0, step_size=fixed, pooled=False)
+            run = Trajectories.begin(rows, plan, energy, generator)
+            learnt = place.learnt
+            if learnt is None:
+                learnt = Learnt.at(torch.from_numpy(run.state.learnt[:, 0]).exp(), rows.base.new_ones(rows.start[-1]))
+            run.set_scales(learnt.step, learnt.variance)
+            run.go(Budget())
+        found, _ = run.collected(Status.CONVERGED)
+        vector = torch.from_numpy(run.state.draws[0])
+        smooth = place.motion.energy
+        values = smooth.values(rows.points(vector.to(rows.base.device)))
+        moved = found.energy[0, 0].to(state.energy)
+        alive = energy.isfinite()
+        info = ChainInfo(torch.where(alive, found.acceptance.to(energy.device), 0.0), found.divergences)
+        cache = place._replace(steps=place.steps + 1, learnt=learnt)
+        return ChainState(values, torch.where(alive, moved, energy), cache), info, vector
 
     def _plan(self, draws: int, temperature: float) -> Plan:
         return Plan(
@@ -105,6 +176,7 @@ class NUTS(Solver):
             step_size=self.step_size,
             learn_mass=self.adapt_mass,
             pooled=self.pooled,
+            full=self.full_mass,
             windows=windows(self.warm_up, self.chains if self.pooled else 1),
         )
 
@@ -115,6 +187,37 @@ class NUTS(Solver):
         smooth = state.cache.motion.energy
         point, energy = tuple(state.values[n] for n in smooth.names), state.energy
         return _among_the_living(smooth, point, energy, self.chains)
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What instances that step one trajectory at a time have learnt.
+
+    averaging: of step sizes.  step: (R,) the step sizes to use.  variance: (N,) the inverse masses.  seen: this window's.
+    """
+
+    averaging: DualAveraging
+    step: Tensor
+    variance: Tensor
+    seen: Spread
+
+    @classmethod
+    def at(cls, step: Tensor, variance: Tensor) -> Learnt:
+        """The state before the first draw."""
+        return cls(dual_averaging(step), step, variance, spread(variance.numel()))
+
+    def after(self, draw: Tensor, acceptance: Tensor, at: int, of: int, sampler: NUTS) -> Learnt:
+        """After draw number ``at`` (N,) of a warm-up of ``of``, with its acceptance probabilities (R,)."""
+        plan, averaging, variance, known = windows(of), self.averaging, self.variance, self.seen
+        if sampler.step_size is None:
+            averaging = updated(averaging, acceptance.cpu(), target=sampler.target_acceptance)
+        if sampler.adapt_mass and plan.ends and plan.first <= at < plan.ends[-1]:
+            known = seen(known, draw[None])
+            if at + 1 in plan.ends:
+                variance, known = inverse_mass(known).to(variance), spread(variance.numel())
+                averaging = replace(dual_averaging(averaging.average), pull=averaging.log_average)
+        step = averaging.average if at + 1 == of else averaging.step
+        return Learnt(averaging, step if sampler.step_size is None else self.step, variance, known)
 
 
 def _among_the_living(smooth: SmoothEnergy, point: Point, energy: Tensor, chains: int) -> tuple[ChainRows, Tensor]:
@@ -142,23 +245,21 @@ def _samples(graph: FactorGraph, query: Query, run: Trajectories, status: Status
     samples = as_samples(graph, query, collected, NUTS.name, **stats)
     early = (done < run.plan.draws) & (samples.status <= int(status))
     finished = torch.where(samples.status == int(status), int(Status.CONVERGED), samples.status)
-    samples = replace(samples, status=torch.where(early, int(status), finished))
-    return replace(samples, warnings=diagnose(samples, graph).warnings)
+    return replace(samples, status=torch.where(early, int(status), finished))
 
 
 def _marginals(graph: FactorGraph, samples: Samples) -> Marginals:
     """Means and covariances of the draws; what the means are worth is in ``stats["standard_error"]``."""
-    means, covariances = {}, {}
+    means, covariances, errors = {}, {}, {}
     for block in open_continuous(graph):
         draws = samples.values[block.name].double()
         means[block.name] = draws.mean(0)
         apart = draws - means[block.name]
         covariances[block.name] = torch.einsum("sni,snj->nij", apart, apart) / max(1, draws.shape[0] - 1)
-    figures = diagnose(samples, graph)
+        errors[block.name] = mcse_mean(by_chain(samples, draws))
     stats = {
         **{k: v for k, v in samples.stats.items() if k != "hamiltonian"},
-        "standard_error": {name: figures.mcse[name] for name in means},
-        "r_hat": {name: figures.r_hat[name] for name in means},
+        "standard_error": errors,
         "warnings": samples.warnings,
     }
     unknown = torch.full((graph.num_instances,), -math.inf, dtype=torch.float64)

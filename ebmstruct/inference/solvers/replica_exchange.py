@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
 from ebmstruct.graph.continuous import scattered
-from ebmstruct.inference.diagnostics import diagnose, effective_samples, largest
-from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.markov import Collected, as_samples, default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Samples, Status
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels, open_continuous, starting_point
 from ebmstruct.inference.solver import Solver
@@ -116,6 +115,7 @@ class ReplicaExchange(Solver):
         self._warm_up(state, query, budget, generator)
         wanted, status = -(-query.num_samples // self.chains), Status.CONVERGED
         draws: list[tuple[dict[str, Tensor], Tensor]] = []
+        tuned = state.acceptance / state.moves if state.moves else torch.ones_like(state.acceptance)
         state.ladder, state.acceptance = state.ladder.counted_anew(), torch.zeros_like(state.acceptance)
         rounds = 0
         while len(draws) < wanted and status is Status.CONVERGED:
@@ -128,6 +128,8 @@ class ReplicaExchange(Solver):
             else:
                 draws.append(_coldest(graph, state))
         draws = draws or [_coldest(graph, state)]
+        if not rounds:  # all that is known of the moves is what tuning met
+            state.acceptance = tuned
         return self._samples(graph, query, state, draws, max(1, rounds), status)
 
     def _begin(self, graph: FactorGraph, query: Query, init: Assignment | None, generator: Generator) -> Tempering:
@@ -159,7 +161,7 @@ class ReplicaExchange(Solver):
         if state.walkers.walks:
             jitter = 0.7 + 0.3 * torch.rand(level.shape, dtype=torch.float64, generator=generator)
             step = (state.log_steps[level, own].exp() * jitter).reshape(-1)
-            found = state.walkers.walk(inverse, step, self.leapfrog_steps, generator).reshape(level.shape)
+            found = state.walkers.walk(inverse, step, self.leapfrog_steps, budget, generator).reshape(level.shape)
             accepted = torch.zeros_like(found).scatter_(1, level, found).mean(0)
         state.ladder, exchanges = state.ladder.exchanged(state.energy, generator)
         state.acceptance = state.acceptance + accepted
@@ -193,28 +195,17 @@ class ReplicaExchange(Solver):
         rounds: int,
         status: Status,
     ) -> Samples:
-        total = len(draws) * self.chains
-        order = torch.arange(query.num_samples) % total
-        values = {name: torch.cat([d[0][name] for d in draws])[order] for name in graph.variables}
-        energy = torch.cat([d[1] for d in draws])
-        bad = state.walkers.bad.reshape(self.chains * self.replicas, -1).any(0)
-        ended = torch.full((graph.num_instances,), int(status), dtype=torch.long)
-        ended = torch.where(energy.isfinite().all(0), ended, ended.clamp(min=int(Status.MAX_STEPS)))
-        stats: dict[str, Any] = {
-            "swap_acceptance": state.ladder.acceptance.mean(1).tolist(),
-            "temperatures": state.ladder.temperatures,
-            "acceptance": state.acceptance[0] / rounds,
-            "effective_samples": effective_samples(energy.reshape(len(draws), self.chains, -1)),
-            "chains": self.chains,
-            "distinct": min(total, query.num_samples),
-            "rounds": state.moves,
-        }
-        nowhere = torch.isposinf(state.walkers.standing.energy).reshape(self.chains * self.replicas, -1).all(0)
-        ended = ended.masked_fill(nowhere, int(Status.INFEASIBLE)).masked_fill(bad, int(Status.NONFINITE))
-        samples = Samples(values, energy[order], False, ended, self.name, stats, self.chains)
-        found = diagnose(samples, graph)
-        stats["r_hat"] = {k: largest(r) for k, r in found.r_hat.items()}
-        return replace(samples, warnings=(*found.warnings, *_broken_ladder(stats["swap_acceptance"], rounds)))
+        values = {name: torch.stack([d[0][name] for d in draws]) for name in graph.variables}
+        energy = torch.stack([d[1] for d in draws])
+        swaps = state.ladder.acceptance.mean(1).tolist()
+        collected = Collected(values, energy, state.acceptance[0] / rounds, status, steps=state.moves)
+        stats = {"swap_acceptance": swaps, "temperatures": state.ladder.temperatures, "rounds": state.moves}
+        samples = as_samples(graph, query, collected, self.name, **stats)
+        rows = self.chains * self.replicas
+        nowhere = torch.isposinf(state.walkers.standing.energy).reshape(rows, -1).all(0)
+        ended = samples.status.masked_fill(nowhere, int(Status.INFEASIBLE))
+        ended = ended.masked_fill(state.walkers.bad.reshape(rows, -1).any(0), int(Status.NONFINITE))
+        return replace(samples, status=ended, warnings=(*samples.warnings, *_broken_ladder(swaps, rounds)))
 
 
 def _broken_ladder(acceptance: list[float], rounds: int) -> tuple[str, ...]:

@@ -191,6 +191,12 @@ def _placed(
     return first, widths
 
 
+def _different(keys: Array) -> Array:
+    """The keys that differ, in order; numpy's own ``unique`` hashes keys, and these collide by the million."""
+    ordered = np.sort(keys)
+    return ordered[np.diff(ordered, prepend=-2) != 0]
+
+
 def _sparse(band: BandLayout, rows: dict[str, RowPlaces]) -> tuple[SparseLayout | None, dict[str, RowPlaces]]:
     """A sparse layout and the rows with their pairs, where it is expected to be cheaper than the band."""
     if int(band.width.max(initial=0)) <= NARROW:
@@ -203,8 +209,8 @@ def _sparse(band: BandLayout, rows: dict[str, RowPlaces]) -> tuple[SparseLayout 
         low, high = np.minimum(places.columns[:, a], places.columns[:, b]), places.columns[:, a]
         high = np.maximum(high, places.columns[:, b])
         found[label] = np.where(low >= 0, high * size + low, -1)
-        keys.append(np.unique(found[label]))
-    unique = np.unique(np.concatenate(keys))
+        keys.append(_different(found[label].reshape(-1)))
+    unique = _different(np.concatenate(keys))
     unique = unique[unique >= 0]
     columns, lower = unique // size, unique % size
     start = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))]).astype(np.int64)
