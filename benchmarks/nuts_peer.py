@@ -1,6 +1,6 @@
 """A peer's NUTS on one density, in the peers' own environment: ``python nuts_peer.py PEER TARGET SEED OUT``.
 
-Reads only ``densities.py`` beside it. Prints CPU seconds, seconds of compilation and gradients as JSON, writes draws to OUT.
+Reads only ``densities.py`` beside it. Prints CPU seconds, seconds of compilation and gradients, and writes draws to OUT.
 """
 
 from __future__ import annotations

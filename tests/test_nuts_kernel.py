@@ -202,6 +202,7 @@ def plan_of(**changes: object) -> Plan:
         "step_size": 0.3,
         "learn_mass": False,
         "pooled": False,
+        "full": False,
         "windows": windows(0),
     }
     return Plan(**{**fields, **changes})  # type: ignore[arg-type]
@@ -270,6 +271,57 @@ def test_pooled_chains_keep_one_step() -> None:
     assert steps.max() / steps.min() < 1.5
     assert run.state.spread.shape == (3, 3)
     assert 0.2 < run.state.spread[2, 0] < 1.5 and run.state.spread[2, 1] < run.state.spread[2, 2]
+
+
+def test_full_mass_is_the_twin_in_other_coordinates() -> None:
+    """With the factor L a chain is the twin's under E(L z), mapped back by L."""
+    factor = np.array([[0.9, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.7, 0.3, 1.1]])
+    x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    plan = plan_of(chains=8, learn_mass=True, pooled=True, full=True, windows=Windows(0, (10,)))
+    run = begun(graph_of(8), x, plan)
+    assert run.state.window[0, 3] == 1 and run.state.factors.shape == (9,)
+    run.state.factors[:] = factor.reshape(-1)
+    run.state.wholes[:, 6] = 1
+    seeds = run.state.random[:, 0].tolist()
+    run.go(Budget())
+
+    def turned(z: np.ndarray) -> tuple[float, np.ndarray]:
+        energy, gradient = energy_of(factor @ z)
+        return energy, factor.T @ gradient
+
+    for chain in range(8):
+        twin = Twin(turned, Xorshift(seeds[chain]), 0.3, np.ones(3), 6)
+        z = np.linalg.solve(factor, x[chain].numpy())
+        at = Leaf(z, np.zeros(3), *turned(z))
+        for _ in range(40):
+            at = twin.transition(at)
+        drawn = run.state.draws.reshape(40, 8, 3)[:, chain]
+        np.testing.assert_allclose(drawn, [factor @ d[0] for d in twin.draws], rtol=1e-6, atol=1e-8)
+
+
+def test_full_mass_is_the_covariance() -> None:
+    """The last factor of 32 chains in a turned Gaussian of condition number 400: L L^T is its covariance, about."""
+    turn, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
+    scale = torch.logspace(-2.6, 0, 5, dtype=torch.float64)
+    precision, covariance = (turn / scale) @ turn.T, (turn * scale) @ turn.T
+    block = es.Variables.of_lengths("x", es.Real(5), [1] * 32)
+    function = es.BlockFactor(("x",), "e", lambda x, offsets: 0.5 * ((x @ precision) * x).sum(-1))
+    plan = plan_of(
+        chains=32,
+        step_size=None,
+        warm_up=120,
+        draws=1,
+        learn_mass=True,
+        pooled=True,
+        full=True,
+        windows=windows(120, 32),
+    )
+    run = begun(FactorGraph([block], [function]), torch.zeros(32, 5, dtype=torch.float64), plan)
+    assert run.go(Budget()) is Status.CONVERGED
+    factor = torch.from_numpy(run.state.factors[-25:].reshape(5, 5))
+    alike = torch.linalg.eigvalsh(torch.linalg.solve(factor, torch.linalg.solve(factor, covariance).T))
+    assert float(alike.min()) > 0.7 and float(alike.max()) < 1.4
+    assert int(run.state.record_wholes[0, :, 0].max()) <= 3  # a few steps cross it
 
 
 def test_dual_averaging_finds_its_target() -> None:

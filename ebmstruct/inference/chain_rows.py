@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Real
+from ebmstruct.inference.compiled import Compiled
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy
 
 
@@ -18,12 +19,14 @@ class ChainRows:
 
     base: (M,) all coordinates of all open blocks, one block after the other, clamped sites included.
     order: (N,) long, where each entry lies among those; None where they are the same.
+    program: energies and gradients as a compiled program, where there is one.
     """
 
     smooth: SmoothEnergy
     start: np.ndarray
     base: Tensor
     order: Tensor | None
+    program: Compiled | None = None
 
     @classmethod
     def of(cls, smooth: SmoothEnergy, point: Point) -> ChainRows:
@@ -72,7 +75,11 @@ class ChainRows:
 
     def evaluate(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """(R,) energies as float64, and the gradient (N,) in the point's own precision."""
-        energy, parts = self.smooth.with_gradient(point)
+        if self.program is None:
+            energy, parts = self.smooth.with_gradient(point)
+        else:
+            energy, *rest = self.program(*point)
+            parts = tuple(rest)
         flat = parts[0].reshape(-1) if len(parts) == 1 else torch.cat([g.reshape(-1) for g in parts])
         if self.order is not None:
             flat = flat[self.order]

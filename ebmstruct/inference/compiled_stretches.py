@@ -121,6 +121,19 @@ def leapfrog_program(motion: Motion, here: Here, steps: int, scaled: bool) -> Le
     return None if made is None else LeapfrogProgram(made, proposals)
 
 
+def gradient_program(energy: SmoothEnergy, point: Point) -> Compiled | None:
+    """The energies (B,) and the gradient of each block, at points of the shapes of ``point``; None where it cannot be."""
+    if not energy.flat:
+        return None
+    inner = _afresh(energy)
+
+    def program(*given: Tensor) -> list[Tensor]:
+        value, gradient = inner.with_gradient(given)
+        return [value, *gradient]
+
+    return _once(energy, ("gradient",), program, list(point))
+
+
 def langevin_stretch(
     program: LangevinProgram,
     motion: Motion,
@@ -155,7 +168,7 @@ def leapfrog_stretch(
     sizes: Sequence[tuple[float, float]],
     scale: Sequence[Tensor] | None,
 ) -> Stretch:
-    """``adjusted`` in programs of some proposals, and what is left over one by one; the same where an energy is not finite."""
+    """``adjusted`` in programs of some proposals, and what is left over one by one; or all of it so."""
     now, points, energies = here, [], []
     accepted: list[Tensor] = []
     surpluses: list[Tensor] = []

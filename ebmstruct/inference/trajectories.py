@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.adaptation import OPTIMISM, Windows, initial_step
+from ebmstruct.inference.adaptation import GAIN, OPTIMISM, Windows, initial_step
 from ebmstruct.inference.chain_rows import ChainRows
 from ebmstruct.inference.local_moves import seed_state
 from ebmstruct.inference.markov import Collected
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 HANDING_OVER, LOOKING, LOOKING_AT_ONE = 4e-4, 6e-4, 3e-8
 """Seconds kept back from a deadline: to pack the draws, to look at them, and for each number of them (measured)."""
 
+CALMEST = 0.4
+"""Many chains that keep the mean of their steps may each answer errors more calmly: gamma grows with their root to this."""
+WIDEST, ENOUGH = 256, 8
+"""A full inverse mass is learnt of at most this many coordinates, and where there are this many draws for each."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """What a run is to do. chains: C.  warm_up, draws: of each chain.  pooled: chains of an instance learn together.
 
-    step_size: fixed where given.  learn_mass: whether inverse masses are learnt.
+    step_size: fixed where given.  learn_mass: whether inverse masses are learnt;
+    full: as matrices, where there are draws enough.
     """
 
     chains: int
@@ -39,6 +45,7 @@ class Plan:
     step_size: float | None
     learn_mass: bool
     pooled: bool
+    full: bool
     windows: Windows
 
 
@@ -228,6 +235,9 @@ def _arrays(rows: ChainRows, plan: Plan, generator: Generator) -> tuple[Chains, 
     spread[2] = 1.0
     together = plan.chains if plan.pooled else 1
     ends = (plan.windows.first, *plan.windows.ends) if plan.learn_mass else (0,)
+    walls, gain = rows.walls(), min(GAIN * math.sqrt(together), CALMEST)
+    full = _full(plan, group_start) if plan.learn_mass and not walls.size else np.zeros(groups, np.int64)
+    factor_start = np.concatenate([[0], np.cumsum(full * np.diff(group_start) ** 2)])
     state = Chains(
         position,
         start.astype(np.int64),
@@ -235,18 +245,30 @@ def _arrays(rows: ChainRows, plan: Plan, generator: Generator) -> tuple[Chains, 
         np.zeros((chains, REALS)),
         np.zeros((chains, WHOLES), np.int64),
         seed_state(generator, chains),
-        rows.walls(),
+        walls,
         np.arange(chains) % groups,
         np.zeros((chains, LEARNT)),
         np.zeros((groups, 1)),
-        np.zeros((groups, 3), np.int64),
+        np.stack([0 * full, 0 * full, 0 * full, full], 1),
         np.array(ends, np.int64) * together,
         spread,
         group_start,
+        np.zeros(int(factor_start[-1])),
+        np.zeros(len(plan.windows.ends) * int(factor_start[-1]), position.dtype),
+        factor_start,
         np.zeros((plan.draws, size), position.dtype),
         np.zeros((plan.draws, chains, 3)),
         np.zeros((plan.draws, chains, 3), np.int64),
-        np.array([plan.max_depth, plan.warm_up, plan.draws], np.int64),
-        np.array([1.0 / plan.temperature, plan.target_acceptance, float(plan.step_size is None)]),
+        np.array([plan.max_depth, plan.warm_up, plan.draws, len(plan.windows.ends)], np.int64),
+        np.array([1.0 / plan.temperature, plan.target_acceptance, float(plan.step_size is None), gain]),
     )
     return state, slots
+
+
+def _full(plan: Plan, group_start: np.ndarray) -> np.ndarray:
+    """(G,) 0 or 1: the groups whose inverse mass is a full matrix; those whose last window has draws enough for one."""
+    size = np.diff(group_start)
+    ends = (plan.windows.first, *plan.windows.ends)
+    last = (ends[-1] - ends[-2]) * plan.chains if len(ends) > 1 and plan.pooled else 0
+    out: np.ndarray = (plan.full & (size > 1) & (size <= WIDEST) & (last >= ENOUGH * size)).astype(np.int64)
+    return out

@@ -21,6 +21,7 @@ from ebmstruct.inference.adaptation import (
     windows,
 )
 from ebmstruct.inference.chain_rows import ChainRows
+from ebmstruct.inference.compiled_stretches import gradient_program
 from ebmstruct.inference.diagnostics import by_chain, mcse_mean
 from ebmstruct.inference.markov import ChainInfo, ChainState, MarkovSampler, as_samples, chain_starts, default_generator
 from ebmstruct.inference.motion import Place, begin, chain_refusal, options_refusal, resume
@@ -45,6 +46,10 @@ class NUTS(MarkovSampler):
     target_acceptance: what step sizes are learnt for; higher is safer and dearer.
     step_size: fixed where given.  adapt_mass: learn the scale of each coordinate.
     pooled: chains of an instance learn one inverse mass and keep the mean of their step sizes, else each its own.
+    full_mass: the inverse mass is a matrix where chains are pooled, nothing is bounded, an instance has at most 256
+    coordinates and the last window of the warm-up has 8 draws for each of them; else a variance for each coordinate.
+
+    compiled: the gradient is a compiled program, as in ``Langevin``: for vectors without bounds.
 
     A rise of the Hamiltonian by more than 1000, or an energy that is not finite, is a divergence: the trajectory ends and
     is counted. At a bound a coordinate is reflected and its momentum turned round. A budget counts gradients of all
@@ -63,6 +68,8 @@ class NUTS(MarkovSampler):
     step_size: float | None = None
     adapt_mass: bool = True
     pooled: bool = True
+    full_mass: bool = True
+    compiled: bool = False
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if query.ask not in (Ask.SAMPLE, Ask.MARGINALS):
@@ -98,6 +105,8 @@ class NUTS(MarkovSampler):
         plan = self._plan(draws, query.temperature)
         with torch.enable_grad():  # once, not for each gradient
             rows, energy = self._rows(graph, init, generator)
+            if self.compiled:
+                rows = replace(rows, program=gradient_program(rows.smooth, rows.points(torch.from_numpy(rows.vector))))
             run = Trajectories.begin(rows, plan, energy, generator, budget)
             status = run.go(budget)
         samples = _samples(graph, query, run, status)
@@ -167,6 +176,7 @@ class NUTS(MarkovSampler):
             step_size=self.step_size,
             learn_mass=self.adapt_mass,
             pooled=self.pooled,
+            full=self.full_mass,
             windows=windows(self.warm_up, self.chains if self.pooled else 1),
         )
 

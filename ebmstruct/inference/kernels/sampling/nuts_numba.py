@@ -11,31 +11,41 @@ from typing import NamedTuple
 import numpy as np
 
 from ebmstruct.inference.kernels.compiler import inlined, kernel
-from ebmstruct.inference.kernels.sampling.adaptation_numba import average, spread_out, step_to_keep, step_to_use
+from ebmstruct.inference.kernels.sampling.adaptation_numba import (
+    DENSE,
+    WINDOW,
+    average,
+    spread_out,
+    step_to_keep,
+    step_to_use,
+)
 from ebmstruct.inference.kernels.sampling.vectors_numba import (
     add,
     begin_step,
     begin_step_between,
+    begin_step_full,
     copy,
     draw_momentum,
     finish_step,
     turning,
     turning_since,
+    whiten,
 )
 from ebmstruct.inference.kernels.search.sweeps_numba import uniform
 
 LEFT_Q, LEFT_P, LEFT_G, RIGHT_Q, RIGHT_P, RIGHT_G = 0, 1, 2, 3, 4, 5
-DRAW_Q, DRAW_G, SUB_Q, SUB_G, TREE_SUM, SUB_SUM, P, VARIANCE, CHECKPOINTS = 6, 7, 8, 9, 10, 11, 12, 13, 14
+DRAW_Q, DRAW_G, SUB_Q, SUB_G, TREE_SUM, SUB_SUM, P, VARIANCE, SLOPE, CHECKPOINTS = 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 """Vectors of a chain: ends of the tree, its draw and that of the growing subtree, sums of momenta, the momentum, the
-inverse mass, and from ``CHECKPOINTS`` on pairs of a momentum and a sum."""
+inverse mass, the gradient in the momentum's coordinates, and from ``CHECKPOINTS`` on pairs of a momentum and a sum."""
 
 STEP, DRAW_E, SUB_E, TOTAL, TREE_WEIGHT, SUB_WEIGHT, ACCEPTED = 0, 1, 2, 3, 4, 5, 6
 REALS = 7
 """Numbers of a chain: step size, energies of the draws, the Hamiltonian at the start, log weights, sum of acceptances."""
 
-PHASE, DIRECTION, DEPTH, LEAF, DONE, STEPS = 0, 1, 2, 3, 4, 5
-WHOLES = 6
-"""Whole numbers of a chain: phase, direction of growth, subtrees finished, leaves of this one, draws, leapfrog steps."""
+PHASE, DIRECTION, DEPTH, LEAF, DONE, STEPS, VERSION = 0, 1, 2, 3, 4, 5, 6
+WHOLES = 7
+"""Whole numbers of a chain: phase, direction of growth, subtrees finished, leaves of this one, draws, leapfrog
+steps, and which factor is the chain's, 0 for none."""
 
 BEGIN, GROW, IDLE = 0, 1, 2
 """Phases: before the first energy, building a tree, and done."""
@@ -54,9 +64,10 @@ class Chains(NamedTuple):
     position: (N,), what energies are asked of; chain r owns start[r] : start[r + 1] of it.  work: the vectors of chain
     after chain, ``slots`` of each.  reals, wholes: (R, .) as named above.  random: (R, 1).  walls: (2, N), or (2, 0).
     group: (R,) with whom a chain shares what it learns.  learnt (R, .), shift (G, 1), window (G, .), window_ends,
-    spread, group_start: see adaptation_numba.
-    draws: (S, N) and records (S, R, 3) of the draws after ``limits[1]`` of warm-up; limits: depth, warm-up, draws.
-    levels: inverse temperature, target acceptance, and whether step sizes are learnt.
+    spread, group_start: see adaptation_numba.  products, factors: those of group g begin at factor_start[g], and at
+    ``limits[3]`` times that; a chain with a factor moves in the coordinates that it makes alike.
+    draws: (S, N) and records (S, R, 3) of the draws after ``limits[1]`` of warm-up; limits: depth, warm-up, draws,
+    windows.  levels: inverse temperature, target acceptance, whether step sizes are learnt, gain of dual averaging.
     """
 
     position: np.ndarray
@@ -73,6 +84,9 @@ class Chains(NamedTuple):
     window_ends: np.ndarray
     spread: np.ndarray
     group_start: np.ndarray
+    products: np.ndarray
+    factors: np.ndarray
+    factor_start: np.ndarray
     draws: np.ndarray
     record_reals: np.ndarray
     record_wholes: np.ndarray
@@ -110,7 +124,9 @@ def _advance_one(chains, r, work, position, energy, gradient):
         _go(chains, r, work, position, work[LEFT_G])
         return
     time = 0.5 * whole[DIRECTION] * real[STEP] * chains.levels[0]
-    kinetic = finish_step(work[P], gradient, work[VARIANCE], work[SUB_SUM], time)
+    slope = work[SLOPE]
+    _to_slope(chains, r, slope, gradient)
+    kinetic = finish_step(work[P], slope, work[VARIANCE], work[SUB_SUM], time)
     gain = real[TOTAL] - energy - kinetic
     whole[STEPS] += 1
     diverged = not -TOO_FAR < gain < np.inf
@@ -123,9 +139,9 @@ def _advance_one(chains, r, work, position, energy, gradient):
         if turned:
             _end_tree(chains, r, work, position, False)
         elif whole[LEAF] < 1 << whole[DEPTH]:
-            _go(chains, r, work, position, gradient)
+            _go(chains, r, work, position, slope)
             return
-        elif _join(chains, r, work, position, gradient):
+        elif _join(chains, r, work, position, slope):
             _end_tree(chains, r, work, position, False)
         else:
             _begin_subtree(real, whole, work, position, chains.random[r])
@@ -134,11 +150,27 @@ def _advance_one(chains, r, work, position, energy, gradient):
 
 
 @inlined
+def _to_slope(chains, r, target, gradient):
+    """The gradient in the coordinates of the momentum, to ``target``."""
+    version, size = chains.wholes[r, VERSION], gradient.size
+    if version == 0:
+        copy(target, gradient)
+    else:
+        first = chains.limits[3] * chains.factor_start[chains.group[r]] + (version - 1) * size * size
+        whiten(target, chains.factors[first : first + size * size].reshape((size, size)), gradient)
+
+
+@inlined
 def _go(chains, r, work, position, gradient):
     """The first half of a leapfrog step."""
     step = chains.wholes[r, DIRECTION] * chains.reals[r, STEP]
     time = 0.5 * step * chains.levels[0]
-    if chains.walls.shape[1] == 0:
+    version, size = chains.wholes[r, VERSION], position.size
+    if version > 0:
+        first = chains.limits[3] * chains.factor_start[chains.group[r]] + (version - 1) * size * size
+        factor = chains.factors[first : first + size * size].reshape((size, size))
+        begin_step_full(position, work[P], gradient, factor, time, step)
+    elif chains.walls.shape[1] == 0:
         begin_step(position, work[P], gradient, work[VARIANCE], time, step)
     else:
         first, after = chains.start[r], chains.start[r + 1]
@@ -152,7 +184,7 @@ def _begin_tree(chains, r, work, position):
     real, whole = chains.reals[r], chains.wholes[r]
     if whole[DONE] < chains.limits[1]:
         g = chains.group[r]
-        copy(work[VARIANCE], chains.spread[2, chains.group_start[g] : chains.group_start[g + 1]])
+        _take_mass(chains, r, work)
         real[STEP] = step_to_use(chains.learnt[r], chains.shift[g, 0])
     kinetic = draw_momentum(work[LEFT_P], work[VARIANCE], chains.random[r])
     real[TOTAL] = real[DRAW_E] + kinetic
@@ -161,12 +193,22 @@ def _begin_tree(chains, r, work, position):
     whole[DEPTH] = 0
     whole[STEPS] = 0
     copy(work[LEFT_Q], work[DRAW_Q])
-    copy(work[LEFT_G], work[DRAW_G])
+    _to_slope(chains, r, work[LEFT_G], work[DRAW_G])
     copy(work[RIGHT_Q], work[DRAW_Q])
-    copy(work[RIGHT_G], work[DRAW_G])
+    copy(work[RIGHT_G], work[LEFT_G])
     copy(work[RIGHT_P], work[LEFT_P])
     copy(work[TREE_SUM], work[LEFT_P])
     _begin_subtree(real, whole, work, position, chains.random[r])
+
+
+@inlined
+def _take_mass(chains, r, work):
+    """The inverse mass that a chain's group has by now."""
+    g = chains.group[r]
+    if chains.window[g, DENSE]:
+        chains.wholes[r, VERSION] = chains.window[g, WINDOW]
+    else:
+        copy(work[VARIANCE], chains.spread[2, chains.group_start[g] : chains.group_start[g + 1]])
 
 
 @inlined
@@ -258,10 +300,14 @@ def _end_tree(chains, r, work, position, diverged):
         g = chains.group[r]
         part = chains.spread[:, chains.group_start[g] : chains.group_start[g + 1]]
         if chains.levels[2] > 0.0:
-            average(chains.learnt[r], acceptance, chains.levels[1])
-        spread_out(chains.window[g], chains.window_ends, part, chains.shift[g], work[DRAW_Q])
+            average(chains.learnt[r], acceptance, chains.levels[1], chains.levels[3])
+        size, count = part.shape[1] * chains.window[g, DENSE], chains.limits[3]
+        first = chains.factor_start[g]
+        products = chains.products[first : first + size * size].reshape((size, size))
+        factors = chains.factors[count * first : count * (first + size * size)].reshape((count, size, size))
+        spread_out(chains.window[g], chains.window_ends, part, products, factors, chains.shift[g], work[DRAW_Q])
         if whole[DONE] == warm_up:
-            copy(work[VARIANCE], part[2])
+            _take_mass(chains, r, work)
             real[STEP] = step_to_keep(chains.learnt, chains.group, g, chains.shift[g, 0])
     else:
         copy(chains.draws[row, chains.start[r] : chains.start[r + 1]], work[DRAW_Q])

@@ -127,3 +127,54 @@ def turning_since(first, sum_then, last, sum_now, variance):
         at_first += first[i] * along
         at_last += last[i] * along
     return at_first <= 0.0 or at_last <= 0.0
+
+
+@summing
+def whiten(target, factor, gradient):
+    """The gradient by coordinates in which the covariance factor @ factor.T is the identity: factor.T @ gradient.
+
+    Four rows of the lower triangle at a time: the loads and stores of ``target`` are what costs.
+    """
+    size = gradient.size
+    whole = size - size % 4
+    for i in range(size):
+        target[i] = 0.0
+    for i in range(0, whole, 4):
+        a, b, c, d = factor[i], factor[i + 1], factor[i + 2], factor[i + 3]
+        p, q, r, s = gradient[i], gradient[i + 1], gradient[i + 2], gradient[i + 3]
+        for j in range(i + 4):  # above the diagonal there are zeros
+            target[j] += a[j] * p + b[j] * q + c[j] * r + d[j] * s
+    for i in range(whole, size):
+        row, slope = factor[i], gradient[i]
+        for j in range(i + 1):
+            target[j] += row[j] * slope
+
+
+@summing
+def begin_step_full(position, momentum, gradient, factor, time, step):
+    """As ``begin_step`` where momentum and gradient are in those coordinates."""
+    half = momentum.dtype.type(time)
+    length = momentum.dtype.type(step)
+    zero = momentum.dtype.type(0.0)
+    size = momentum.size
+    whole = size - size % 4
+    for i in range(size):
+        momentum[i] -= half * gradient[i]
+    for i in range(0, whole, 4):
+        a, b, c, d = factor[i], factor[i + 1], factor[i + 2], factor[i + 3]
+        p, q, r, s = zero, zero, zero, zero
+        for j in range(i + 4):
+            along = momentum[j]
+            p += a[j] * along
+            q += b[j] * along
+            r += c[j] * along
+            s += d[j] * along
+        position[i] += length * p
+        position[i + 1] += length * q
+        position[i + 2] += length * r
+        position[i + 3] += length * s
+    for i in range(whole, size):
+        row, total = factor[i], zero
+        for j in range(i + 1):
+            total += row[j] * momentum[j]
+        position[i] += length * total
