@@ -90,4 +90,4 @@ def segment_view(graph: FactorGraph, facts: SegmentFacts, temperature: float = 1
     inside = unary.index_select(1, inner.clamp(min=0)).masked_fill(inner < 0, torch.inf)
     tables = (begin, inside, factor.lengths, factor.transition, factor.start, factor.end, factor.segments)
     scaled = [None if x is None else x.to(dtype) if temperature == 1.0 else x.to(dtype) / temperature for x in tables]
-    return SegmentView(*scaled, block.offsets)  # type: ignore[arg-type]
+    return SegmentView(*scaled, block.offsets)  # type: ignore[arg-type, call-arg]

@@ -25,7 +25,7 @@ class _Padded(NamedTuple):
     start: Tensor
     end: Tensor
     segments: Tensor | None
-    count: Tensor
+    sizes: Tensor
 
     def segment(self, site: int, size: int) -> Tensor:
         """(B, K) energies of segments of ``size`` sites from ``site`` on."""
@@ -55,7 +55,7 @@ def marginals(
         shape = (begin.shape[0], *lengths.shape)
         whole = begin.new_zeros(shape) if segments is None else segments.detach().clone()
         inputs.append(whole.requires_grad_())
-        log_z = log_partition(*inputs[:2], lengths, transition, start, end, inputs[2], offsets)
+        log_z = log_partition(inputs[0], inputs[1], lengths, transition, start, end, inputs[2], offsets)
         found = torch.autograd.grad(log_z.sum(), inputs, allow_unused=True)
     parts = [torch.zeros_like(x) if g is None else -g for x, g in zip(inputs, found, strict=True)]
     bad = log_z.detach().isnan().to(begin.device).repeat_interleave(offsets.diff().to(begin.device))
@@ -90,7 +90,7 @@ def viterbi(
     begins = torch.zeros(begin.shape[0], dtype=torch.bool)
     energy = torch.zeros(offsets.shape[0] - 1, dtype=torch.float64)
     rows = begin.new_zeros(begin.shape, dtype=torch.float64)
-    for b, count in enumerate(batch.count.tolist()):
+    for b, count in enumerate(batch.sizes.tolist()):
         if not count:
             continue
         low = int(offsets[b])
@@ -117,7 +117,7 @@ def sample(
     log_z = _log_z(batch, ahead)
     labels = torch.zeros(uniforms.shape[:2], dtype=torch.long)
     begins = torch.zeros(uniforms.shape[:2], dtype=torch.bool)
-    for b, count in enumerate(batch.count.tolist()):
+    for b, count in enumerate(batch.sizes.tolist()):
         if not bool(log_z[b] > -torch.inf):
             continue
         low = int(offsets[b])
@@ -195,9 +195,9 @@ def _log_ahead(batch: _Padded) -> tuple[list[Tensor], list[Tensor]]:
 
 def _log_z(batch: _Padded, ahead: list[Tensor]) -> Tensor:
     if not ahead:
-        return batch.begin.new_zeros(batch.count.shape[0])
-    last = torch.stack(ahead, 1)[torch.arange(batch.count.shape[0]), (batch.count - 1).clamp(min=0)]
-    return torch.where(batch.count > 0, log_sum(last - batch.end, 1), 0.0)
+        return batch.begin.new_zeros(batch.sizes.shape[0])
+    last = torch.stack(ahead, 1)[torch.arange(batch.sizes.shape[0]), (batch.sizes - 1).clamp(min=0)]
+    return torch.where(batch.sizes > 0, log_sum(last - batch.end, 1), 0.0)
 
 
 def _undefined(batch: _Padded) -> Tensor:
@@ -207,4 +207,4 @@ def _undefined(batch: _Padded) -> Tensor:
         bad = bad | ~(batch.segments > -torch.inf).flatten(1).all(1)
     shared = (batch.lengths, batch.transition, batch.start, batch.end)
     broken = not all(bool((x > -torch.inf).all()) for x in shared)
-    return (bad | broken) & (batch.count > 0)
+    return (bad | broken) & (batch.sizes > 0)
