@@ -55,11 +55,15 @@ def ours(name: str, seed: int, compiled: bool = False) -> tuple[np.ndarray, dict
 
 def peers(name: str, peer: str, python: str, seed: int) -> tuple[np.ndarray, dict[str, float]]:
     """The same of a peer, in a process of its own."""
-    script = Path(__file__).with_name("nuts_peer.py")
-    environment = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
+    root = Path(__file__).parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    }
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "draws.npy"
-        command = [python, str(script), peer, name, str(seed), str(out)]
+        command = [python, "-m", "benchmarks.nuts_peer", peer, name, str(seed), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return np.load(out), json.loads(done.stdout.splitlines()[-1])
 

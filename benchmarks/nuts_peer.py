@@ -1,6 +1,6 @@
-"""A peer's NUTS on one density, in the peers' own environment: ``python nuts_peer.py PEER TARGET SEED OUT``.
+"""A peer's NUTS on one density, in the peers' own environment: ``python -m benchmarks.nuts_peer PEER TARGET SEED OUT``.
 
-Reads only ``densities.py`` beside it. Prints CPU seconds, seconds of compilation and gradients, and writes draws to OUT.
+Imports nothing of ours but ``densities``. Prints CPU seconds, those of compilation, and gradients as JSON; draws go to OUT.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from densities import CHAINS, DIM, STEP, jax_energy, starts, torch_energy
+
+from benchmarks.densities import CHAINS, DIM, STEP, jax_energy, starts, torch_energy
 
 DRAWS, WARM_UP, DEPTH = 50, 50, 6
 

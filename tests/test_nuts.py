@@ -126,8 +126,8 @@ def test_calibration() -> None:
 
 @pytest.mark.slow
 def test_calibration_of_many() -> None:
-    """The same of 4000 simulations, with 63 draws each."""
-    assert max(calibration(4000, 63, 4)) < 24.3
+    """The same of 2000 simulations, with 31 draws each."""
+    assert max(calibration(2000, 31, 4)) < 24.3
 
 
 @pytest.mark.slow
