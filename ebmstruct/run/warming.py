@@ -49,7 +49,7 @@ def warm(arguments: argparse.Namespace) -> None:
 
 
 def _small_problems(folder: Path) -> list[FactorGraph]:
-    """Chains, forests, pairs on cycles, rows of three, a grid, segments; as they are, and as they come out of a model file."""
+    """Chains, forests, pairs on cycles, rows of three, a grid, segments; and what model files make of them."""
     draw = torch.Generator().manual_seed(0)
     made = [
         random_chain([9], 3, draw, forbid=0.1),
