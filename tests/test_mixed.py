@@ -137,7 +137,7 @@ def problems(kind: str, seed: int, size: int = SIZE) -> tuple[FactorGraph, list[
     if kind.startswith("switching"):
         made = switching_systems(size, *((6, 3) if seed % 2 else (8, 2)), generator)
         return made.graph, [least_switching(made, i) for i in range(size)]
-    shape = (3, 5 if size == SIZE else 4, 2) if kind == "turning" else ((4, 6, 2) if seed % 2 else (4, 4, 3))
+    shape = ((3, 5, 2) if size == SIZE else (3, 5, 1)) if kind == "turning" else ((4, 6, 2) if seed % 2 else (4, 4, 3))
     found = associations(size, *shape, generator, turning=kind == "turning")
     return found.graph, [least_association(found, i) for i in range(size)]
 
@@ -214,9 +214,9 @@ def test_batch_equals_one_by_one(solver: Solver) -> None:
     """Energies of a batch are those of its instances by themselves, to 1e-8."""
     generator = torch.Generator().manual_seed(4)
     graphs = [
-        switching_systems(3, 6, 3, generator).graph,
-        associations(3, 4, 5, 2, generator, turning=False).graph,
-        associations(2, 3, 4, 2, generator, turning=True).graph,
+        switching_systems(2, 5, 3, generator).graph,
+        associations(2, 3, 4, 2, generator, turning=False).graph,
+        associations(2, 3, 3, 2, generator, turning=True).graph,
     ]
     for graph in graphs:
         if solver.refuse(graph, Query()) is not None:
