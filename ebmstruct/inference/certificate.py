@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.clamping import tables_left
-from ebmstruct.inference.quadratic_bound import quadratic_bound
+from ebmstruct.inference.least_squares.quadratic_bound import quadratic_bound
 from ebmstruct.inference.result import (
     Claim,
     EliminationOrder,

@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.graph.tabulation import tabulate, tabulation_refusal
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.mixed.copies import (
     MOST_STEPS,
     Solved,
@@ -24,6 +23,7 @@ from ebmstruct.inference.mixed.moves import Moves, moves_of
 from ebmstruct.inference.mixed.starts import mixed_starts
 from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Query, Result, Status
+from ebmstruct.inference.sampling.markov import default_generator
 
 GROUP = 32
 """So many moves are tried from where a walker stands, before the best of them is made."""

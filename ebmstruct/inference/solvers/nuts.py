@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real
-from ebmstruct.inference.adaptation import (
+from ebmstruct.inference.diagnostics import by_chain, mcse_mean
+from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.sampling.adaptation import (
     DualAveraging,
     Spread,
     dual_averaging,
@@ -20,14 +22,19 @@ from ebmstruct.inference.adaptation import (
     updated,
     windows,
 )
-from ebmstruct.inference.chain_rows import ChainRows
-from ebmstruct.inference.compiled_stretches import gradient_program
-from ebmstruct.inference.diagnostics import by_chain, mcse_mean
-from ebmstruct.inference.markov import ChainInfo, ChainState, MarkovSampler, as_samples, chain_starts, default_generator
-from ebmstruct.inference.motion import Place, begin, chain_refusal, options_refusal, resume
-from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.sampling.chain_rows import ChainRows
+from ebmstruct.inference.sampling.compiled_stretches import gradient_program
+from ebmstruct.inference.sampling.markov import (
+    ChainInfo,
+    ChainState,
+    MarkovSampler,
+    as_samples,
+    chain_starts,
+    default_generator,
+)
+from ebmstruct.inference.sampling.motion import Place, begin, chain_refusal, options_refusal, resume
+from ebmstruct.inference.sampling.trajectories import Plan, Trajectories
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, open_continuous
-from ebmstruct.inference.trajectories import Plan, Trajectories
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import ChainFactor, FactorGraph, GridFactor, ResidualFactor, TableFactor
+from ebmstruct.inference.descent.simplex_descent import RelaxedEnergy, Weights
 from ebmstruct.inference.result import Budget
-from ebmstruct.inference.simplex_descent import RelaxedEnergy, Weights
 
 LINEAR = (TableFactor, ChainFactor, GridFactor, ResidualFactor)
 """Factors that are linear in the weights of each site and whose rows are known."""

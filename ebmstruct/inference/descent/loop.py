@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.packing import Packing
-from ebmstruct.inference.point_function import Bounds, PointFunction, SmoothFunction, chosen, coordinates
-from ebmstruct.inference.quasi_newton import Memory, direction, forget, remember, restricted
+from ebmstruct.inference.descent.packing import Packing
+from ebmstruct.inference.descent.point_function import Bounds, PointFunction, SmoothFunction, chosen, coordinates
+from ebmstruct.inference.descent.quasi_newton import Memory, direction, forget, remember, restricted
 from ebmstruct.inference.result import Budget
 from ebmstruct.inference.smooth_energy import Point
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.importance import next_beta
+from ebmstruct.inference.annealed.importance import next_beta
 from ebmstruct.inference.result import Budget, Status
 
 PILOT_SHARE = 0.9

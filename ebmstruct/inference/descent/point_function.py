@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Continuous, Real
-from ebmstruct.inference.packing import Packing
+from ebmstruct.inference.descent.packing import Packing
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.hamiltonian import TOO_HIGH, Draw, chosen, guarded, surplus_of
-from ebmstruct.inference.motion import Here, Motion, all_finite, unharmed
+from ebmstruct.inference.sampling.hamiltonian import TOO_HIGH, Draw, chosen, guarded, surplus_of
+from ebmstruct.inference.sampling.motion import Here, Motion, all_finite, unharmed
 from ebmstruct.inference.smooth_energy import Point, Step
 
 

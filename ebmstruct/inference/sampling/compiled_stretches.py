@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.compiled import Compiled, compiled
-from ebmstruct.inference.hamiltonian import Draw
-from ebmstruct.inference.motion import Here, Motion, all_finite
+from ebmstruct.inference.sampling.compiled import Compiled, compiled
+from ebmstruct.inference.sampling.hamiltonian import Draw
+from ebmstruct.inference.sampling.motion import Here, Motion, all_finite
+from ebmstruct.inference.sampling.stretches import Move, Proposal, Stretch, adjusted, figures, unadjusted
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
-from ebmstruct.inference.stretches import Move, Proposal, Stretch, adjusted, figures, unadjusted
 
 KEPT = 4
 """Compiled programs that a topology remembers: those of the last factors that were asked."""

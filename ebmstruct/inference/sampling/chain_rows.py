@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Real
-from ebmstruct.inference.compiled import Compiled
+from ebmstruct.inference.sampling.compiled import Compiled
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy
 
 

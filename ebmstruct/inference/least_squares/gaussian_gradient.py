@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ebmstruct.graph import FactorGraph, ResidualFactor
-from ebmstruct.inference.least_squares import LeastSquares
-from ebmstruct.inference.linearization import ResidualRows
-from ebmstruct.inference.precision import Precision
+from ebmstruct.inference.least_squares.linearization import ResidualRows
+from ebmstruct.inference.least_squares.loop import LeastSquares
+from ebmstruct.inference.least_squares.precision import Precision
 
 
 class _Value(torch.autograd.Function):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.adaptation import GAIN, OPTIMISM, Windows, initial_step
-from ebmstruct.inference.chain_rows import ChainRows
 from ebmstruct.inference.local_moves import seed_state
-from ebmstruct.inference.markov import Collected
 from ebmstruct.inference.result import Budget, Status
+from ebmstruct.inference.sampling.adaptation import GAIN, OPTIMISM, Windows, initial_step
+from ebmstruct.inference.sampling.chain_rows import ChainRows
+from ebmstruct.inference.sampling.markov import Collected
 
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.sampling.nuts_numba import Chains

@@ -19,8 +19,8 @@ from torch import Tensor
 from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.certificate import sums_squares
 from ebmstruct.inference.kernels.banded.banded import loops
-from ebmstruct.inference.linearization import Evaluation, ResidualRows, check_differentiable, prepare
-from ebmstruct.inference.normal_equations import NOBODY, NONE, normal_equations
+from ebmstruct.inference.least_squares.linearization import Evaluation, ResidualRows, check_differentiable, prepare
+from ebmstruct.inference.least_squares.normal_equations import NOBODY, NONE, normal_equations
 from ebmstruct.inference.result import QuadraticMinimum, Several, SumOfSquares, Witness
 from ebmstruct.inference.smooth_energy import Point, constraint_labels, smooth_refusal, starting_point
 from ebmstruct.inference.solver import Progress

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.annealed_path import AnnealedPath
+from ebmstruct.inference.annealed.annealed_path import AnnealedPath
 from ebmstruct.inference.local_moves import lay_out, penalty_of, seed_state, visit_nanoseconds
 from ebmstruct.inference.result import Budget
 from ebmstruct.inference.views.table_view import TableView

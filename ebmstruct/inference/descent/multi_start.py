@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
-from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, clamped, starting_point
 
 

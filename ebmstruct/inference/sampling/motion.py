@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, Real, ResidualFactor
-from ebmstruct.inference.markov import ChainState, default_generator
 from ebmstruct.inference.result import Ask, Query
+from ebmstruct.inference.sampling.markov import ChainState, default_generator
 from ebmstruct.inference.smooth_energy import (
     Point,
     SmoothEnergy,

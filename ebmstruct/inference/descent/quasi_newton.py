@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.packing import Packing
+from ebmstruct.inference.descent.packing import Packing
 
 
 @dataclass(frozen=True, eq=False)

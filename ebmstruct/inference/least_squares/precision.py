@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from ebmstruct.inference.kernels.banded.banded import loops
-from ebmstruct.inference.normal_equations import BandEquations, NormalEquations, SparseEquations
-from ebmstruct.inference.sparse_cholesky import SparseFactor
+from ebmstruct.inference.least_squares.normal_equations import BandEquations, NormalEquations, SparseEquations
+from ebmstruct.inference.least_squares.sparse_cholesky import SparseFactor
 
 Array = np.ndarray
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Continuous, Discrete, FactorGraph, Real
-from ebmstruct.inference.base_density import BaseDensity
+from ebmstruct.inference.annealed.base_density import BaseDensity
 from ebmstruct.inference.result import Budget
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, Step
 

@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.base_density import BaseDensity
+from ebmstruct.inference.annealed.base_density import BaseDensity
 from ebmstruct.inference.result import Budget
+from ebmstruct.inference.sampling.tempered_moves import FlipSites, Standing, flip, standing_at, trajectory, with_states
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy
-from ebmstruct.inference.tempered_moves import FlipSites, Standing, flip, standing_at, trajectory, with_states
 
 
 @dataclass(eq=False)

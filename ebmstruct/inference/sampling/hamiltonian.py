@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.inference.motion import Here, Motion
+from ebmstruct.inference.sampling.motion import Here, Motion
 from ebmstruct.inference.smooth_energy import Step
 
 TOO_HIGH = 1000.0

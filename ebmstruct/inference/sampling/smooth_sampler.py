@@ -11,7 +11,8 @@ import torch
 from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.markov import (
+from ebmstruct.inference.result import Answer, Budget, Query
+from ebmstruct.inference.sampling.markov import (
     NOTHING_TO_TELL,
     ChainInfo,
     ChainState,
@@ -21,9 +22,8 @@ from ebmstruct.inference.markov import (
     default_generator,
     run_chains,
 )
-from ebmstruct.inference.motion import Here, Motion, Place, begin, resume
-from ebmstruct.inference.result import Answer, Budget, Query
-from ebmstruct.inference.stretches import Stretch
+from ebmstruct.inference.sampling.motion import Here, Motion, Place, begin, resume
+from ebmstruct.inference.sampling.stretches import Stretch
 
 PATIENCE = 2e-3
 """Seconds that a stretch of steps may take, so that a deadline is met."""

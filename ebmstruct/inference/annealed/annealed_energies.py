@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, Real
-from ebmstruct.inference.annealed_path import AnnealedPath
-from ebmstruct.inference.base_density import BaseDensity
+from ebmstruct.inference.annealed.annealed_path import AnnealedPath
+from ebmstruct.inference.annealed.base_density import BaseDensity
 from ebmstruct.inference.result import Budget
+from ebmstruct.inference.sampling.tempered_moves import FlipSites
+from ebmstruct.inference.sampling.walkers import Walkers
 from ebmstruct.inference.smooth_energy import SmoothEnergy, clamped, constraint_labels, starting_point
-from ebmstruct.inference.tempered_moves import FlipSites
-from ebmstruct.inference.walkers import Walkers
 
 TARGET = 0.8
 """Acceptance that steps are tuned to."""
