@@ -117,6 +117,6 @@ class HMC(SmoothSampler):
         out = []
         for name, x, g in zip(motion.energy.names, here.point, here.gradient, strict=True):
             mass = self.inverse_mass.get(name)
-            root = torch.ones_like(g) if mass is None else mass.to(x).sqrt().expand(-1, g.shape[1])
-            out.append(root if root.shape[0] in (1, x.shape[0]) else root.repeat(x.shape[0] // root.shape[0], 1))
+            root = torch.ones(1, g.shape[1]).to(x) if mass is None else mass.to(x).sqrt().reshape(-1, g.shape[1])
+            out.append(root.repeat(x.shape[0] // root.shape[0], 1))
         return out
