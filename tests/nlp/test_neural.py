@@ -76,7 +76,7 @@ def test_selected_inputs_are_those_sentences() -> None:
     net, xs = model().eval(), sentences(9)
     some = net.prepare(xs).select([7, 2, 2])
     assert len(some) == 3
-    assert torch.allclose(net.scores(some), net.scores(net.prepare([xs[7], xs[2], xs[2]])), atol=1e-6)
+    assert torch.allclose(net.scores(some), net.scores(net.prepare([xs[7], xs[2], xs[2]])), atol=1e-5)
 
 
 def test_noise_comes_from_torchs_generator() -> None:
