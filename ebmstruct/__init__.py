@@ -33,6 +33,7 @@ _HOMES = {
         "GridFactor",
         "Real",
         "ResidualFactor",
+        "SegmentFactor",
         "TableFactor",
         "Variables",
         "Cauchy",
@@ -93,6 +94,7 @@ _HOMES = {
         "ReplicaExchange",
         "Result",
         "RoofDuality",
+        "SemiMarkovElimination",
         "Samples",
         "Solver",
         "Status",
@@ -163,6 +165,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import RobustLoss as RobustLoss
+    from ebmstruct.graph import SegmentFactor as SegmentFactor
     from ebmstruct.graph import TableFactor as TableFactor
     from ebmstruct.graph import Tukey as Tukey
     from ebmstruct.graph import Variables as Variables
@@ -213,6 +216,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality
     from ebmstruct.inference import Samples as Samples
+    from ebmstruct.inference import SemiMarkovElimination as SemiMarkovElimination
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch

@@ -12,7 +12,7 @@ from torch import Tensor
 import ebmstruct as es
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, BlockFactor, Discrete, FactorGraph, Real, ResidualFactor, TableFactor, Variables
-from ebmstruct.inference.importance import log_mean, next_beta
+from ebmstruct.inference.annealed.importance import log_mean, next_beta
 from ebmstruct.inference.result import Ask, Budget, Query, Status
 from ebmstruct.testing import oracle, random_graph, sites_of
 

@@ -9,8 +9,8 @@ import pytest
 
 from ebmstruct.inference.kernels.banded import banded_plain
 from ebmstruct.inference.kernels.banded.banded import BandLayout, loops, twins
-from ebmstruct.inference.normal_equations import BandEquations, SparseEquations
-from ebmstruct.inference.sparse_cholesky import SparsePattern
+from ebmstruct.inference.least_squares.normal_equations import BandEquations, SparseEquations
+from ebmstruct.inference.least_squares.sparse_cholesky import SparsePattern
 from ebmstruct.inference.views.residual_view import RowPlaces, SparseLayout
 
 Array = np.ndarray

@@ -206,6 +206,8 @@ def test_every_option_of_tagging_is_documented() -> None:
         ("task", "nlp.ner"),
         ("task", "nlp.pos"),
         ("energy", "nlp.sparse_chain"),
+        ("energy", "nlp.second_order_chain"),
+        ("energy", "nlp.semi_markov"),
         ("energy", "nlp.neural_chain"),
     ):
         for key in options_of(components.resolve(kind, name), skip=int(kind == "energy")):

@@ -14,7 +14,16 @@ from torch import Tensor
 from ebmstruct.graph import Assignment, FactorGraph, TableFactor, union
 from ebmstruct.inference import Ask, Budget, Marginals, Query, Result, Samples, Solver, Status, engine, witness_bound
 from ebmstruct.inference.solvers import SOLVERS
-from ebmstruct.testing import Oracle, oracle, random_chain, random_forest, random_graph, random_grid, sites_of
+from ebmstruct.testing import (
+    Oracle,
+    oracle,
+    random_chain,
+    random_forest,
+    random_graph,
+    random_grid,
+    random_segments,
+    sites_of,
+)
 
 OUTSIDE = ("toulbar2", "cp_sat")
 """Solvers that start a process for every graph: they see fewer graphs."""
@@ -25,12 +34,16 @@ NAMES = [name for name in SOLVERS if name not in OUTSIDE]
 def graphs(draw: st.DrawFn) -> FactorGraph:
     """Chains, forests, grids and graphs with cycles; mixed states, infinite entries, ties, evidence, empty instances."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
-    kind = draw(st.sampled_from(["graph", "graph", "graph", "binary", "grid", "forest", "chain"]))
+    kind = draw(st.sampled_from(["graph", "graph", "graph", "binary", "grid", "forest", "chain", "segments"]))
     forbid = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5]))
     sizes = draw(st.lists(st.integers(0, 5), min_size=0 if kind == "graph" else 1, max_size=3))
     states = draw(st.integers(1, 3))
     if kind == "chain":
         graph = random_chain(sizes, states, generator, forbid=forbid)
+    elif kind == "segments":
+        labels, longest = min(states, 2), draw(st.integers(1, 3))
+        options = {"forbid": forbid, "whole": draw(st.booleans()), "single": draw(st.booleans())}
+        graph = random_segments([min(s, 4) for s in sizes], labels, longest, generator, **options)
     elif kind == "forest":
         graph = random_forest(sizes, states, generator, forbid=forbid)
     elif kind == "grid":

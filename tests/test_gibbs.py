@@ -13,8 +13,8 @@ from torch import Tensor
 import ebmstruct as es
 from ebmstruct.graph import Assignment, BlockFactor, Discrete, FactorGraph, TableFactor, Variables
 from ebmstruct.inference.diagnostics.states import effective_samples, r_hat
-from ebmstruct.inference.markov import MarkovSampler
 from ebmstruct.inference.result import Ask, Budget, Query, Status
+from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.testing import oracle, random_chain, random_graph, sites_of

@@ -32,7 +32,7 @@ DOORS = {
     "pytoulbar2": ("inference/outside/",),
     "ortools": ("inference/outside/",),
     "arviz": ("inference/diagnostics/export.py",),
-    "qdldl": ("inference/sparse_cholesky.py",),
+    "qdldl": ("inference/least_squares/sparse_cholesky.py",),
     "numba": ("inference/kernels/", "energies/sparse_numba.py"),
 }
 """Library to the only places of ``ebmstruct/`` that may import it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ebmstruct as es
 from ebmstruct.graph.manifolds import rotate
-from ebmstruct.inference.descent import DescentOptions, PointFunction, minimize_point
+from ebmstruct.inference.descent.loop import DescentOptions, PointFunction, minimize_point
 from ebmstruct.inference.smooth_energy import SmoothEnergy, starting_point
 
 

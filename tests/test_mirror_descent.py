@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import ebmstruct as es
+from ebmstruct.inference.descent.rounding import conditional_rounding
+from ebmstruct.inference.descent.simplex_descent import RelaxedEnergy
 from ebmstruct.inference.result import Budget
-from ebmstruct.inference.rounding import conditional_rounding
-from ebmstruct.inference.simplex_descent import RelaxedEnergy
 from ebmstruct.testing import oracle, random_chain, random_forest, random_graph, random_grid
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import ebmstruct as es
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import NUTS, Ask, Budget, Query, Status, marginals, sample
-from ebmstruct.inference.markov import run_chains
+from ebmstruct.inference.sampling.markov import run_chains
 
 
 def graph_of(energy: Callable[[Tensor], Tensor], dim: int, instances: int = 1, **bounds: float) -> FactorGraph:

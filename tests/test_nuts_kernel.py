@@ -15,7 +15,8 @@ import torch
 
 import ebmstruct as es
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.adaptation import (
+from ebmstruct.inference.result import Budget, Status
+from ebmstruct.inference.sampling.adaptation import (
     DualAveraging,
     Windows,
     dual_averaging,
@@ -26,10 +27,9 @@ from ebmstruct.inference.adaptation import (
     updated,
     windows,
 )
-from ebmstruct.inference.chain_rows import ChainRows
-from ebmstruct.inference.result import Budget, Status
+from ebmstruct.inference.sampling.chain_rows import ChainRows
+from ebmstruct.inference.sampling.trajectories import Plan, Trajectories
 from ebmstruct.inference.smooth_energy import SmoothEnergy
-from ebmstruct.inference.trajectories import Plan, Trajectories
 
 Vector = np.ndarray
 MASK = (1 << 64) - 1

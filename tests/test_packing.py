@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmstruct.inference.packing import Packing
-from ebmstruct.inference.quasi_newton import Memory, direction, remember
+from ebmstruct.inference.descent.packing import Packing
+from ebmstruct.inference.descent.quasi_newton import Memory, direction, remember
 
 
 def blocks(lengths: list[list[int]], dims: list[int]) -> tuple[Packing, list[Tensor]]:

@@ -13,8 +13,8 @@ import ebmstruct as es
 from ebmstruct.graph import Assignment, BlockFactor, Discrete, FactorGraph, Real, TableFactor, Variables
 from ebmstruct.inference.diagnostics import by_chain, diagnose, mcse_mean
 from ebmstruct.inference.result import Ask, Budget, Query, Samples, Status
+from ebmstruct.inference.sampling.temperature_ladder import Ladder
 from ebmstruct.inference.solver import Solver
-from ebmstruct.inference.temperature_ladder import Ladder
 from ebmstruct.testing import oracle, random_graph, sites_of
 
 SHARES = torch.tensor([0.3, 0.7], dtype=torch.float64)

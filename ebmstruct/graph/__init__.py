@@ -10,6 +10,7 @@ from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.robust import Cauchy, GemanMcClure, Huber, RobustLoss, Tukey
+from ebmstruct.graph.segments import SegmentFactor
 from ebmstruct.graph.tables import TableFactor
 from ebmstruct.graph.tabulation import tabulate
 from ebmstruct.graph.topology import Topology
@@ -35,6 +36,7 @@ __all__ = [
     "Real",
     "ResidualFactor",
     "RobustLoss",
+    "SegmentFactor",
     "TableFactor",
     "Topology",
     "Tukey",

@@ -161,6 +161,8 @@ class BlockFactor(Factor):
         return dataclasses.replace(self, function=lambda *a: weight * function(*a))
 
     def repeat(self, times: int, variables: Sequence[Variables]) -> BlockFactor:
+        if not self.inputs:
+            return self
         inputs = tuple(x.repeat(times, *[1] * (x.dim() - 1)) for x in self.inputs)
         return dataclasses.replace(self, inputs=inputs)
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import ChainFactor, FactorGraph, GridFactor, TableFactor
+from ebmstruct.graph import ChainFactor, Factor, FactorGraph, GridFactor, SegmentFactor, TableFactor
 from ebmstruct.inference.result import Answer, Marginals, Result, Samples, Status
+
+TABLES = (TableFactor, ChainFactor, GridFactor, SegmentFactor)
+"""Factors whose values are tables of energies."""
 
 
 def broken_instances(graph: FactorGraph) -> Tensor | None:
@@ -18,7 +21,7 @@ def broken_instances(graph: FactorGraph) -> Tensor | None:
     """
     out: Tensor | None = None
     for factor in graph.factors:
-        if not isinstance(factor, TableFactor | ChainFactor | GridFactor):
+        if not isinstance(factor, TABLES):
             continue
         if not any(_least_is_bad(v) for v in factor.values() if v is not None and v.numel()):
             continue
@@ -31,7 +34,7 @@ def mended(graph: FactorGraph, broken: Tensor) -> FactorGraph:
     """The graph with 0 in place of such entries, so that solvers can answer for the other instances."""
     values = {}
     for factor in graph.factors:
-        if isinstance(factor, TableFactor | ChainFactor | GridFactor):
+        if isinstance(factor, TABLES):
             values[factor.label] = [None if v is None else torch.where(_bad(v), 0.0, v) for v in factor.values()]
     return graph.with_values(values)
 
@@ -62,9 +65,11 @@ def _least_is_bad(values: Tensor) -> bool:
     return least != least or least == -torch.inf
 
 
-def _instances_of(graph: FactorGraph, factor: TableFactor | ChainFactor | GridFactor) -> Tensor:
+def _instances_of(graph: FactorGraph, factor: Factor) -> Tensor:
     """(B,) bool: the instances that a broken entry of one factor belongs to; all, where the entry is shared."""
     everywhere = torch.ones(graph.num_instances, dtype=torch.bool)
+    if isinstance(factor, SegmentFactor):
+        return _of_segments(graph, factor)
     if not isinstance(factor, TableFactor) or factor.shared:
         return everywhere
     scope = graph.scope(factor)
@@ -78,3 +83,14 @@ def _instances_of(graph: FactorGraph, factor: TableFactor | ChainFactor | GridFa
     bad = torch.nn.functional.pad(_bad(factor.tables).reshape(-1).long().cumsum(0), (1, 0))
     rows = bad[starts + size] > bad[starts]
     return torch.zeros(graph.num_instances, dtype=torch.bool).index_fill(0, owner[rows], True)
+
+
+def _of_segments(graph: FactorGraph, factor: SegmentFactor) -> Tensor:
+    """The same for segments: those with a broken segment, or all where a shared table is; unread entries do not count."""
+    (block,) = graph.scope(factor)
+    if any(bool(_bad(v).any()) for v in factor.values()[:-1] if v is not None) or factor.segments is None:
+        return torch.ones(graph.num_instances, dtype=torch.bool)
+    left = block.offsets[1:][block.instance] - torch.arange(block.num_sites)
+    read = torch.arange(factor.max_length) < left[:, None]
+    rows = (_bad(factor.segments).any(2) & read).any(1)
+    return torch.zeros(graph.num_instances, dtype=torch.bool).index_fill(0, block.instance[rows], True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real, ResidualFactor
 from ebmstruct.inference.clamping import tables_left
-from ebmstruct.inference.quadratic_bound import quadratic_bound
+from ebmstruct.inference.least_squares.quadratic_bound import quadratic_bound
 from ebmstruct.inference.result import (
     Claim,
     EliminationOrder,
@@ -21,6 +21,7 @@ from ebmstruct.inference.result import (
 )
 from ebmstruct.inference.structure import ChainFacts, ForestFacts, chain_facts, forest_facts
 from ebmstruct.inference.views.lines import chain_view, forest_view
+from ebmstruct.inference.views.segments import SegmentFacts, segment_facts, segment_view
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 LARGEST_TABLE = 1 << 28
@@ -64,6 +65,9 @@ def witness_bound(graph: FactorGraph, witness: Witness | None) -> Tensor:
         if witness.kind == "chain":
             facts = chain_facts(graph)
             return _chain_bound(graph, facts, witness) + constant if isinstance(facts, ChainFacts) else _none(graph)
+        if witness.kind == "segments":
+            found = segment_facts(graph)
+            return _segment_bound(graph, found, witness) + constant if isinstance(found, SegmentFacts) else _none(graph)
         forest = forest_facts(graph)
         return _forest_bound(graph, forest, witness) + constant if isinstance(forest, ForestFacts) else _none(graph)
 
@@ -122,6 +126,35 @@ def _chain_bound(graph: FactorGraph, facts: ChainFacts, witness: Reparametrizati
         tables = (view.transition[sites] if view.transition.dim() == 3 else view.transition).double()
         moved = (messages[sites - 1][:, :, None] + tables).amin(1) + emission[sites]
         out.index_add_(0, block.instance[sites], _least(moved, messages[sites]))
+    return out.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def _segment_bound(graph: FactorGraph, facts: SegmentFacts, witness: Reparametrization) -> Tensor:
+    """E(y) = sum over segments of [m(before it) + step + segment - m(its end)] + m(end of all) + end: at each site at most
+    one segment ends, so the least of the brackets, where it is negative, and the least last term bound E from below."""
+    begin, inside, lengths, step, start, end, whole, offsets = segment_view(graph, facts).arguments
+    sites, width = begin.shape
+    messages = witness.messages.double()
+    if messages.shape != begin.shape:
+        return _none(graph)
+    block = graph.variables[facts.block]
+    entry = torch.full((sites, width), torch.inf, dtype=torch.float64)
+    for rows in torch.arange(1, max(sites, 1)).split(max(1, (1 << 22) // width**2)):
+        entry[rows] = (messages[rows - 1][:, :, None] + step.double()).amin(1)
+    entry[block.first_sites] = 0.0 if start is None else start.double()
+    position = torch.arange(sites) - offsets[:-1][block.instance]
+    reached = torch.full((sites, width), torch.inf, dtype=torch.float64)
+    within = torch.zeros(sites, width, dtype=torch.float64)
+    for back in range(lengths.shape[0]):
+        last = (position >= back).nonzero()[:, 0]
+        at = last - back
+        term = entry[at] + (within[last] + begin[at].double() + lengths[back].double())
+        reached[last] = torch.minimum(reached[last], term if whole is None else term + whole[at, back].double())
+        within[last] += inside[at].double()
+    slack = torch.where(torch.isposinf(reached), torch.inf, reached - messages).amin(1).clamp(max=0.0)
+    out = torch.zeros(graph.num_instances, dtype=torch.float64).index_add(0, block.instance, slack)
+    tail = messages[block.last_sites] + (0.0 if end is None else end.double())
+    out[block.lengths > 0] += tail.amin(1)
     return out.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 

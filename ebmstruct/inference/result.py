@@ -115,6 +115,7 @@ class Reparametrization:
     kind, and the layout of the messages:
       - ``chain``: (n, K), the forward min-sums up to one constant a site;
       - ``forest``: flat over the states of each site's parent;
+      - ``segments``: (n, K) over labels, the least energies of beginnings of which a segment ends at the site;
       - ``tables``: flat over the slots and states of the rows of the graph's table view (``TableView.message_ptr``);
         each message is added to its site's unary energies and taken off its row's table.
     """
@@ -212,7 +213,8 @@ class Marginals:
 
     beliefs: block name to (n, K); rows sum to 1, except in infeasible instances, where they are 0.
     factor_beliefs: factor label to joint beliefs: (m, K, K) for pairs, (n, K, K) for a chain, where entry t is the
-    edge from site t - 1 to site t.  log_partition: (B,); -inf where infeasible.
+    edge from site t - 1 to site t; (n, L, K) for segments, by first site, length and label.
+    log_partition: (B,); -inf where infeasible.
     means, covariances: continuous block to (n, d) means and (n, t, t) covariances of each site, in steps from the mean.
     exact: whether these are the true marginals.
     """

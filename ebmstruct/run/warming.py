@@ -20,7 +20,7 @@ from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers import SOLVERS
 from ebmstruct.run.elapsed import Elapsed
 from ebmstruct.run.formats import Model, read_model, write_model
-from ebmstruct.testing import random_chain, random_forest, random_graph, random_grid
+from ebmstruct.testing import random_chain, random_forest, random_graph, random_grid, random_segments
 
 logger = logging.getLogger("ebmstruct.warm")
 
@@ -49,7 +49,7 @@ def warm(arguments: argparse.Namespace) -> None:
 
 
 def _small_problems(folder: Path) -> list[FactorGraph]:
-    """Chains, forests, pairs on cycles, rows of three, a grid; as they are, and as they come out of a model file."""
+    """Chains, forests, pairs on cycles, rows of three, a grid, segments; and what model files make of them."""
     draw = torch.Generator().manual_seed(0)
     made = [
         random_chain([9], 3, draw, forbid=0.1),
@@ -63,7 +63,7 @@ def _small_problems(folder: Path) -> list[FactorGraph]:
     for graph in made:
         write_model(folder / "model.uai", Model(graph, "markov"))
         read.append(read_model(folder / "model.uai").graph)
-    return [*made, *read, random_grid([(3, 4), (2, 2)], 3, draw)]
+    return [*made, *read, random_grid([(3, 4), (2, 2)], 3, draw), random_segments([9], 3, 3, draw)]
 
 
 def _grid_problems(folder: Path) -> list[FactorGraph]:

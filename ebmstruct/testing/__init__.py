@@ -16,6 +16,7 @@ from ebmstruct.graph import (
     Discrete,
     FactorGraph,
     GridFactor,
+    SegmentFactor,
     TableFactor,
     Variables,
     potts_table,
@@ -120,6 +121,45 @@ def random_chain(
             ),
         ],
     )
+
+
+def random_segments(
+    sizes: list[int],
+    num_labels: int,
+    longest: int,
+    generator: torch.Generator,
+    *,
+    forbid: float = 0.0,
+    whole: bool = True,
+    single: bool = False,
+) -> FactorGraph:
+    """A batch of segmentations with normal energies, each forbidden with probability ``forbid``.
+
+    whole: with energies of every segment.  single: the first label has segments of one site only.
+    """
+
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return values.masked_fill(torch.rand(*shape, generator=generator) < forbid, torch.inf)
+
+    states = None
+    if single:
+        inner = torch.arange(2, 2 * num_labels).reshape(-1, 2) - 1
+        states = torch.cat([torch.tensor([[0, -1]]), inner])
+    block = Variables.of_lengths("y", Discrete(2 * num_labels - int(single)), sizes)
+    unary = TableFactor(("y",), "emission", normal(block.num_sites, block.discrete.largest))
+    ends = normal(2, num_labels)
+    factor = SegmentFactor(
+        ("y",),
+        "segments",
+        normal(longest, num_labels),
+        normal(num_labels, num_labels),
+        ends[0],
+        ends[1],
+        normal(block.num_sites, longest, num_labels) if whole else None,
+        states,
+    )
+    return FactorGraph([block], [unary, factor])
 
 
 def random_forest(

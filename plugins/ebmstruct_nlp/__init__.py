@@ -9,6 +9,8 @@ _HOME_OF = {
     "NeuralChain": "ebmstruct_nlp.neural",
     "Ner": "ebmstruct_nlp.task",
     "Pos": "ebmstruct_nlp.task",
+    "SecondOrderChain": "ebmstruct_nlp.second_order",
+    "SemiMarkov": "ebmstruct_nlp.semi_markov",
     "Sentence": "ebmstruct_nlp.inputs",
     "SparseChain": "ebmstruct_nlp.sparse_chain",
 }
@@ -18,6 +20,8 @@ __all__ = sorted(_HOME_OF)
 if TYPE_CHECKING:
     from ebmstruct_nlp.inputs import Sentence as Sentence
     from ebmstruct_nlp.neural import NeuralChain as NeuralChain
+    from ebmstruct_nlp.second_order import SecondOrderChain as SecondOrderChain
+    from ebmstruct_nlp.semi_markov import SemiMarkov as SemiMarkov
     from ebmstruct_nlp.sparse_chain import SparseChain as SparseChain
     from ebmstruct_nlp.task import Ner as Ner
     from ebmstruct_nlp.task import Pos as Pos

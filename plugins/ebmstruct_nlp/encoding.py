@@ -15,6 +15,7 @@ from torch import Tensor
 from ebmstruct import Assignment, FactorGraph, Marginals
 from ebmstruct_nlp.schemes import BIO, OUTSIDE, Scheme, Tag, convert, scheme_named
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
+from ebmstruct_nlp.tag_pairs import PAIRS, TagPairs, tags_of
 
 UNKNOWN, FOREIGN = -1, -2
 
@@ -23,6 +24,12 @@ UNKNOWN, FOREIGN = -1, -2
 def index_of(tags: tuple[str, ...]) -> dict[str, int]:
     """The state of each tag."""
     return {tag: state for state, tag in enumerate(tags)}
+
+
+def encode(ys: Sequence[Sequence[Tag]], graph: FactorGraph, schema: TagSchema) -> Assignment:
+    """Tags (BIO, or plain) of sentences as values of the graph's block, whose states are tags or pairs of tags."""
+    found = encode_tags(ys, schema)
+    return TagPairs.of(schema).encode(found, graph.variables[PAIRS].offsets) if PAIRS in graph.variables else found
 
 
 def encode_tags(ys: Sequence[Sequence[Tag]], schema: TagSchema) -> Assignment:
@@ -61,8 +68,8 @@ def _respelt(y: Sequence[Tag], scheme: Scheme) -> Sequence[Tag]:
 
 def decode_states(y: Assignment, graph: FactorGraph, schema: TagSchema) -> list[dict[str, Any]]:
     """For each sentence its tags (BIO or plain) and, for schemes of spans, its entities in tokens."""
-    states = y[BLOCK].numpy(force=True)
-    offsets = graph.variables[BLOCK].offsets.tolist()
+    found, begins = tags_of(y, graph, schema)
+    states, offsets = found.numpy(force=True), begins.tolist()
     names = np.array(schema.tags, dtype=object)[states].tolist()
     if schema.scheme == "plain":
         return [{"tags": names[a:b]} for a, b in zip(offsets, offsets[1:], strict=False)]
@@ -95,7 +102,7 @@ def add_confidence(
             output["confidence"] = sure[a:b]
         return
     pairs = found.factor_beliefs[label].numpy(force=True)
-    goes_on = _continuations(schema)
+    goes_on = continuations(schema)
     for output, a, b in zip(outputs, offsets, offsets[1:], strict=False):
         for entity in output["entities"]:
             first, last = a + entity["start"], a + entity["end"]
@@ -121,7 +128,8 @@ def _span_probability(
     return min(max(p, 0.0), 1.0)
 
 
-def _continuations(schema: TagSchema) -> NDArray[np.bool_]:
+def continuations(schema: TagSchema) -> NDArray[np.bool_]:
+    """(K, K) whether the later tag continues the span in which the earlier one stands."""
     return _goes_on(schema.tags, schema.scheme)
 
 

@@ -15,8 +15,10 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
-    """``nlp.sparse_chain`` and ``nlp.neural_chain``."""
+    """``nlp.sparse_chain``, ``nlp.second_order_chain``, ``nlp.semi_markov`` and ``nlp.neural_chain``."""
     return {
         "sparse_chain": "ebmstruct_nlp.sparse_chain:SparseChain",
+        "second_order_chain": "ebmstruct_nlp.second_order:SecondOrderChain",
+        "semi_markov": "ebmstruct_nlp.semi_markov:SemiMarkov",
         "neural_chain": "ebmstruct_nlp.neural:NeuralChain",
     }

@@ -13,12 +13,13 @@ from torch import Tensor
 from ebmstruct import Assignment, EnergyModel, FactorGraph, Task
 from ebmstruct.energies import SumOfEnergies
 from ebmstruct.extend import Cases, Chart, Evaluation, Section, Table
-from ebmstruct_nlp.encoding import encode_tags
+from ebmstruct_nlp.encoding import encode
 from ebmstruct_nlp.inputs import Sentence
 from ebmstruct_nlp.metrics import errors
 from ebmstruct_nlp.schemes import BIO, PLAIN
-from ebmstruct_nlp.sparse_chain import SparseChain
-from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
+from ebmstruct_nlp.sparse_chain import SparseTags
+from ebmstruct_nlp.tag_chain import TagSchema
+from ebmstruct_nlp.tag_pairs import tags_of
 from ebmstruct_nlp.tokenizing import character_spans
 
 WORST = 20
@@ -145,9 +146,9 @@ def reasons(
     model.eval()
     with torch.no_grad():
         graph = model.graph([x])
-        right = Assignment(graph.complete(encode_tags([gold], schema)))
-        found = encode_tags([guess], schema)
-    features, told = _features(model, x, right[BLOCK], found[BLOCK])
+        right = Assignment(graph.complete(encode([gold], graph, schema)))
+        found = encode([guess], graph, schema)
+    features, told = _features(model, x, tags_of(right, graph, schema)[0], tags_of(found, graph, schema)[0])
     rows = [row for row in _differences(graph, x, right, found) if row[0] not in told] + features
     rows.sort(key=lambda row: -abs(row[2]))
     return Table(
@@ -179,7 +180,7 @@ def _features(model: EnergyModel, x: Sequence[str], right: Tensor, found: Tensor
     rows: list[Row] = []
     told: set[str] = set()
     for part, weight, prefix in parts:
-        if not isinstance(part, SparseChain):
+        if not isinstance(part, SparseTags):
             continue
         told.add(f"{prefix}word")
         for site in (right != found).nonzero()[:, 0].tolist():

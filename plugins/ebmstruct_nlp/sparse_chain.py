@@ -26,7 +26,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """The hashed features of sentences, as ``SparseChain`` takes them."""
+    """The hashed features of sentences, as the energies of hashed features take them."""
 
     rows: FeatureRows
 
@@ -37,7 +37,46 @@ class FeatureInputs:
         return FeatureInputs(self.rows.select(positions))
 
 
-class SparseChain(EnergyModel):
+class SparseTags(EnergyModel):
+    """What energies of hashed features share: the energies of a token's tags, a sum of learned weights each.
+
+    Abstract: a subclass gives ``forward``.
+    """
+
+    def __init__(
+        self, schema: TagSchema, template: TemplateName | list[str], buckets_log2: int, dropout: float
+    ) -> None:
+        super().__init__()
+        slots = TEMPLATES[template] if isinstance(template, str) else tuple(template)
+        self.template = FeatureTemplate(slots, buckets_log2)
+        self.statistics = schema.statistics
+        self.tags = schema.tags
+        self.words = SparseLinear(self.template.num_buckets, len(schema.tags), dropout=dropout)
+
+    def rows(self, xs: Sequence[Any]) -> FeatureRows:
+        """The hashed features of the tokens of sentences."""
+        return self.template.features(xs, self.statistics, counted=self.training)
+
+    def emission(self, rows: FeatureRows) -> tuple[Tensor, Tensor]:
+        """(n, K) energies of each token's tags, and (B + 1,) long, where each sentence begins."""
+        device = self.words.weight.device
+        ids, offsets = torch.from_numpy(rows.ids), torch.from_numpy(rows.offsets)
+        return self.words(ids.to(device), self.noise), offsets.to(device)
+
+    @property
+    def noise(self) -> torch.Generator | None:
+        """The source of dropout's randomness, in training."""
+        return torch.default_generator if self.training else None
+
+    def evidence(self, x: Sequence[str], site: int) -> Mapping[str, Tensor]:
+        """What each feature of one token says: slot to the (K,) energies that it adds."""
+        rows = self.template.features([x], self.statistics)
+        ids = rows.ids[site].tolist()
+        weight = self.words.weight.detach()
+        return {slot: weight[i] for slot, i in zip(self.template.slots, ids, strict=True) if i}
+
+
+class SparseChain(SparseTags):
     """A linear chain over tags whose word energies are sums of learned weights of hashed features.
 
     template: a name (``words``, ``plain_words``, ``characters``, ``plain_characters``) or a list of slots (see
@@ -54,26 +93,11 @@ class SparseChain(EnergyModel):
         buckets_log2: int = 20,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
-        slots = TEMPLATES[template] if isinstance(template, str) else tuple(template)
-        self.template = FeatureTemplate(slots, buckets_log2)
-        self.statistics = schema.statistics
-        self.tags = schema.tags
-        self.words = SparseLinear(self.template.num_buckets, len(schema.tags), dropout=dropout)
+        super().__init__(schema, template, buckets_log2, dropout)
         self.chain = TagChain(schema)
 
     def prepare(self, xs: Sequence[Any]) -> FeatureInputs:
-        return FeatureInputs(self.template.features(xs, self.statistics, counted=self.training))
+        return FeatureInputs(self.rows(xs))
 
     def forward(self, inputs: FeatureInputs) -> FactorGraph:
-        device = self.words.weight.device
-        ids, offsets = torch.from_numpy(inputs.rows.ids), torch.from_numpy(inputs.rows.offsets)
-        noise = torch.default_generator if self.training else None
-        return self.chain.graph(self.words(ids.to(device), noise), offsets.to(device))
-
-    def evidence(self, x: Sequence[str], site: int) -> Mapping[str, Tensor]:
-        """What each feature of one token says: slot to the (K,) energies that it adds."""
-        rows = self.template.features([x], self.statistics)
-        ids = rows.ids[site].tolist()
-        weight = self.words.weight.detach()
-        return {slot: weight[i] for slot, i in zip(self.template.slots, ids, strict=True) if i}
+        return self.chain.graph(*self.emission(inputs.rows))

@@ -20,6 +20,7 @@ class TagSchema(Schema):
     tags: (K) names.  scheme: of spans, or ``plain``.  start, transition, end: bool tensors of shape (K,), (K, K), (K,):
     what the scheme allows; rows are the earlier token.
     word_hashes, word_counts: the statistics of the training text's words, as ``WordStatistics`` holds them.
+    longest: tokens of the longest entity in the training text.
     """
 
     tags: tuple[str, ...]
@@ -29,6 +30,7 @@ class TagSchema(Schema):
     end: Tensor
     word_hashes: Tensor
     word_counts: Tensor
+    longest: int = 1
 
     @property
     def statistics(self) -> WordStatistics:

@@ -8,7 +8,7 @@ import math
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,6 @@ import torch
 from ebmstruct import (
     Assignment,
     Budget,
-    ChainFactor,
     DataError,
     EnergyModel,
     Example,
@@ -28,9 +27,9 @@ from ebmstruct import (
     Solver,
     TableFactor,
     Task,
-    marginals,
 )
 from ebmstruct.extend import Evaluation, Inference, Section
+from ebmstruct_nlp.confidences import add_confidences
 from ebmstruct_nlp.corpora import (
     CORPORA,
     CorpusSplits,
@@ -40,13 +39,14 @@ from ebmstruct_nlp.corpora import (
     hkcancor_pos,
     read_splits,
 )
-from ebmstruct_nlp.encoding import add_confidence, cost_matrix, decode_states, encode_tags
+from ebmstruct_nlp.encoding import cost_matrix, decode_states, encode
 from ebmstruct_nlp.features import FeatureTemplate
 from ebmstruct_nlp.inputs import Sentence
 from ebmstruct_nlp.metrics import calibration, span_confusion, span_scores, tag_confusion, tag_scores
 from ebmstruct_nlp.schemes import OUTSIDE, scheme_named
 from ebmstruct_nlp.sentences import ReadOptions
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
+from ebmstruct_nlp.tag_pairs import PAIRS, TagPairs
 from ebmstruct_nlp.tokenizing import Tokenizer, character_spans
 
 log = logging.getLogger(__name__)
@@ -140,10 +140,11 @@ class TaggingTask(Task):
             torch.from_numpy(allowed.end),
             torch.from_numpy(words["hashes"]),
             torch.from_numpy(words["counts"]),
+            longest=1 if self.encoding == "plain" else _longest(e.y for e in train),
         )
 
     def encode(self, ys: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment:
-        return encode_tags(ys, schema)
+        return encode(ys, graph, schema)
 
     def decode(self, y: Assignment, graph: FactorGraph, schema: Any) -> list[Any]:
         return decode_states(y, graph, schema)
@@ -166,7 +167,7 @@ class TaggingTask(Task):
         unknown = sorted({t for tags in forced for t in tags if t is not None and t not in legal})
         if unknown:
             raise DataError(f"forced tags {', '.join(unknown)} are not among the model's: {', '.join(legal)}")
-        return encode_tags(forced, schema)
+        return encode(forced, graph, schema)
 
     def infer(
         self,
@@ -180,10 +181,7 @@ class TaggingTask(Task):
         """Minimise and decode; with ``detail`` every entity, or every tag, gets its probability."""
         found = super().infer(graph, schema, solver=solver, budget=budget)
         if detail:
-            chain = next(f.label for f in graph.factors if isinstance(f, ChainFactor))
-            pairs = () if schema.scheme == "plain" else (chain,)
-            beliefs = marginals(graph, factors=pairs)
-            add_confidence(found.outputs, found.result.assignment, graph, schema, beliefs, chain)
+            add_confidences(found.outputs, found.result.assignment, graph, schema)
         return found
 
     def read(self, raw: str) -> list[Any]:
@@ -332,10 +330,22 @@ class Pos(TaggingTask):
 def _cost(
     target: Assignment, schema: TagSchema, missed: float, spurious: float, confused: float
 ) -> tuple[TableFactor, ...]:
-    rows = cost_matrix(schema.tags, schema.scheme, missed, spurious, confused)[target[BLOCK]]
-    if BLOCK in target.known:
-        rows = rows * target.known[BLOCK][:, None]
-    return (TableFactor((BLOCK,), "cost", rows),)
+    matrix = cost_matrix(schema.tags, schema.scheme, missed, spurious, confused)
+    if PAIRS in target:
+        pairs = TagPairs.of(schema)
+        tags, known = pairs.known_tags(target)
+        rows = matrix[:, pairs.tag][tags]
+    else:
+        rows, known = matrix[target[BLOCK]], target.known.get(BLOCK)
+    if known is not None:
+        rows = rows * known[:, None]
+    return (TableFactor((PAIRS if PAIRS in target else BLOCK,), "cost", rows),)
+
+
+def _longest(ys: Iterable[Sequence[Any]]) -> int:
+    """Tokens of the longest entity; at least 1."""
+    bio = scheme_named("bio")
+    return max((end - start for y in ys for start, end, _ in bio.spans(y)), default=1)
 
 
 def _names(pair: str) -> tuple[str, str]:

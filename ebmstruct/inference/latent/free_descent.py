@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
-from ebmstruct.inference.descent import DescentOptions, DescentState, PointFunction, begin_descent, descend
+from ebmstruct.inference.descent.loop import DescentOptions, DescentState, PointFunction, begin_descent, descend
 from ebmstruct.inference.latent.free_energy import (
     CopySum,
     FreeEnergy,

@@ -14,8 +14,8 @@ from ebmstruct.graph.tabulation import tabulation_refusal
 from ebmstruct.inference.latent.configurations import Configurations, configurations, fits, log_configurations
 from ebmstruct.inference.latent.integrals import LatentIntegral, is_quadratic
 from ebmstruct.inference.latent.linear_integral import LinearIntegral
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.result import Ask, Marginals, Query
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import clamped, starting_point
 from ebmstruct.inference.solver import Solver
 

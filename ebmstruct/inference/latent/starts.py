@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.result import Ask, Budget, Marginals, Query
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import SmoothEnergy, starting_point
 from ebmstruct.inference.views.table_view import table_refusal
 

@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.graph.tabulation import tabulate, tabulation_refusal
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.mixed.copies import (
     MOST_STEPS,
     Solved,
@@ -22,10 +21,18 @@ from ebmstruct.inference.mixed.copies import (
 )
 from ebmstruct.inference.mixed.moves import Moves, moves_of
 from ebmstruct.inference.mixed.starts import mixed_starts
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Query, Result, Status
+from ebmstruct.inference.sampling.markov import default_generator
 
 GROUP = 32
 """So many moves are tried from where a walker stands, before the best of them is made."""
+SMALLER = 4
+"""With a deadline so many times fewer copies are solved together."""
+LAST_WORDS = 0.1
+"""What putting an answer together takes, as a share of the first rounds."""
+HURRY_SECONDS = 0.05
+"""With less time than this there is one start, so that one answer is there in time."""
 GAIN = 1e-9
 """A relative decrease of the energy that counts as one."""
 
@@ -36,8 +43,9 @@ class Alternations:
     values: block name to (W, n, ...).  energy: (W, B) float64, infinite where it is none.
     """
 
-    def __init__(self, graph: FactorGraph, values: Values, budget: Budget) -> None:
+    def __init__(self, graph: FactorGraph, values: Values, budget: Budget, pace: Budget | None = None) -> None:
         self.graph, self.budget = graph, budget
+        self.pace = punctual(budget, LAST_WORDS) if pace is None else pace
         self.values = dict(values)
         self.count = next(iter(self.values.values())).shape[0]
         self.copies = copies_of(graph, self.count)
@@ -48,7 +56,7 @@ class Alternations:
 
     def over(self) -> bool:
         """Whether the budget is; it counts rounds, of a table solve or of a group of moves."""
-        if self.budget.expired:
+        if self.pace.expired:
             self.stopped = Status.DEADLINE
         elif self.budget.max_steps is not None and self.rounds >= self.budget.max_steps:
             self.stopped = Status.MAX_STEPS
@@ -107,7 +115,7 @@ class Alternations:
         """Alternations that stand where some random sites of these are in other states; draws: (W, c, 2) in [0, 1)."""
         states, points = split(self.graph, self.values)
         others = moves.parted(moves.kicked(moves.joined(states), draws))
-        fresh = Alternations(self.graph, {**points, **others}, self.budget)
+        fresh = Alternations(self.graph, {**points, **others}, self.budget, self.pace)
         fresh.rounds, fresh.solves = self.rounds, self.solves
         fresh.refine(MOST_STEPS)
         return fresh
@@ -120,7 +128,7 @@ class Alternations:
     def best(self, count: int) -> Alternations:
         """The lowest ``count`` walkers of each instance, by themselves."""
         energy, order = self.energy.sort(dim=0, stable=True)
-        chosen = Alternations(self.graph, picked(self.graph, self.values, order[:count]), self.budget)
+        chosen = Alternations(self.graph, picked(self.graph, self.values, order[:count]), self.budget, self.pace)
         chosen.energy = energy[:count]
         chosen.rounds, chosen.solves, chosen.stopped = self.rounds, self.solves, self.stopped
         return chosen
@@ -143,7 +151,8 @@ class Alternations:
         states, points = split(self.graph, self.values)
         current = moves.joined(states)
         trial = moves.applied(current, begin, end)
-        at_once = max(1, copies_at_once(self.copies))
+        timed = self.budget.deadline is not None
+        at_once = max(1, copies_at_once(self.copies) // (SMALLER if timed else 1))
         best: Solved | None = None
         for first in range(0, end - begin, at_once):
             if best is not None and self.budget.expired:
@@ -197,7 +206,8 @@ def lowest(
 ) -> Alternations:
     """The lowest walker of each instance, by itself: alternation from several starts, then the search and its kicks."""
     generator = default_generator(generator)
-    starts = mixed_starts(graph, init, effort.starts, effort.start_distance, generator)
+    count = 1 if budget.remaining < HURRY_SECONDS else effort.starts
+    starts = mixed_starts(graph, init, count, effort.start_distance, generator)
     walkers = Alternations(graph, starts, budget)
     walkers.begin(generator)
     walkers.alternate(effort.max_rounds, generator)

@@ -40,9 +40,15 @@ def copies_of(graph: FactorGraph, times: int) -> FactorGraph:
     """``graph.repeat(times)``, whose topology, and so all that is derived from it, is kept with the graph's own."""
     if times == 1:
         return graph
-    made = graph.repeat(times)
-    topology = graph.topology.derive(("copies", times), lambda: made.topology)
-    return FactorGraph((), made.factors, constant=made.constant, evidence=made.evidence, topology=topology)
+    topology = graph.topology.derive(("copies", times), lambda: graph.repeat(times).topology)
+    factors = [f.repeat(times, graph.scope(f)) for f in graph.factors]
+    fixed, constant = graph.evidence, graph.constant
+    if fixed is not None:
+        parts = (fixed.values, fixed.known, fixed.allowed)
+        fixed = Assignment(*({k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in p.items()} for p in parts))
+    return FactorGraph(
+        (), factors, constant=None if constant is None else constant.repeat(times), evidence=fixed, topology=topology
+    )
 
 
 def copies_at_once(graph: FactorGraph) -> int:

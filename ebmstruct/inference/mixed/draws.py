@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph, tabulate
 from ebmstruct.graph.tabulation import tabulation_refusal
-from ebmstruct.inference.markov import ChainState, MarkovSampler
 from ebmstruct.inference.result import Ask, Query, Samples, Status
+from ebmstruct.inference.sampling.markov import ChainState, MarkovSampler
+from ebmstruct.inference.sampling.tempered_moves import FlipSites, flip
 from ebmstruct.inference.solver import Solver
-from ebmstruct.inference.tempered_moves import FlipSites, flip
 
 QUICK = 1e5
 """Elementary operations of an exact draw, for each discrete site, up to which it is worth its time."""

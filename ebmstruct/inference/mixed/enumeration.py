@@ -10,9 +10,14 @@ from ebmstruct.inference.latent.configurations import configurations
 from ebmstruct.inference.latent.starts import scattered_copies
 from ebmstruct.inference.mixed.copies import MOST_STEPS, Solved, copies_at_once, copies_of, picked, solve_copies, split
 from ebmstruct.inference.mixed.parts import discrete_blocks, discrete_part, never_negative, quadratic_inside
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Claim, Result, Status
 from ebmstruct.inference.smooth_energy import open_continuous, starting_point
 
+LAST_WORDS = 0.2
+"""What putting an answer together takes, as a share of the preparation."""
+SMALLER = 4
+"""With a deadline so many times fewer copies are solved together."""
 KEPT = 32
 """So many of the best joint states of each instance are kept, to be solved again."""
 
@@ -28,6 +33,7 @@ class Enumerated:
     def __init__(self, graph: FactorGraph, k: int, init: Assignment | None, budget: Budget) -> None:
         self.graph, self.k, self.budget, self.init = graph, k, budget, init
         self.exact, self.squares = quadratic_inside(graph), never_negative(graph)
+        self.pace = punctual(budget, LAST_WORDS)
         self.stopped: Status | None = None
         self.batches = self.solves = 0
         self.joint = configurations(graph, discrete_blocks(graph))
@@ -69,6 +75,8 @@ class Enumerated:
     def enumerate(self) -> None:
         """Solve joint states until no further one can be among the best, or the budget ends; at least one batch."""
         total, at_once = self.joint.count, copies_at_once(self.graph)
+        if self.budget.deadline is not None:
+            at_once = max(1, at_once // SMALLER)
         while self.position < total:
             todo = self.worthwhile
             if not bool(todo.any()):
@@ -80,7 +88,7 @@ class Enumerated:
             self.position += times
 
     def _over(self) -> bool:
-        if self.budget.expired:
+        if self.pace.expired:
             self.stopped = Status.DEADLINE
         elif self.budget.max_steps is not None and self.batches >= self.budget.max_steps:
             self.stopped = Status.MAX_STEPS

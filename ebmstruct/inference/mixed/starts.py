@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.latent.starts import random_states, scattered_copies
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.mixed.parts import discrete_blocks
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import open_continuous
 
 

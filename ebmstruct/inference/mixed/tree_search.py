@@ -10,6 +10,7 @@ from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.inference.mixed.alternation import Alternations
 from ebmstruct.inference.mixed.branching import Bounding, Node, Tree
 from ebmstruct.inference.mixed.copies import copies_at_once
+from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Budget, Claim, Result, Status
 
 Array = np.ndarray
@@ -31,6 +32,7 @@ class TreeSearch:
         self.trees = [Tree([]) for _ in range(graph.num_instances)]
         for tree in self.trees:
             tree.push(-np.inf, 0, start)
+        self.pace = punctual(budget, 0.1)
         self.rounds = self.solves = 0
         self.stopped: Status | None = None
 
@@ -43,7 +45,7 @@ class TreeSearch:
         """Take nodes apart until none is of use, or the budget ends."""
         together = max(1, min(at_once, copies_at_once(self.graph) // self.sites.options.shape[1]))
         while True:
-            if self.budget.expired:
+            if self.pace.expired:
                 self.stopped = Status.DEADLINE
             elif self.budget.max_steps is not None and self.rounds >= self.budget.max_steps:
                 self.stopped = Status.MAX_STEPS

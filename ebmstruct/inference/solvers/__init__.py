@@ -38,6 +38,7 @@ from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
+from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
 from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
@@ -48,6 +49,7 @@ SOLVERS: dict[str, type[Solver]] = {
     cls.name: cls
     for cls in (
         VariableElimination,
+        SemiMarkovElimination,
         JunctionTree,
         GraphCut,
         RoofDuality,
@@ -136,6 +138,7 @@ __all__ = [
     "ParallelTempering",
     "ReplicaExchange",
     "RoofDuality",
+    "SemiMarkovElimination",
     "SubgraphSearch",
     "Toulbar2",
     "VariableElimination",

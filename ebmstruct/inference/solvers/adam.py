@@ -11,11 +11,11 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.gradient_refusal import gradient_refusal, gradient_status
-from ebmstruct.inference.multi_start import best_start, of_start, scattered_starts, values_of_start
+from ebmstruct.inference.descent.gradient_refusal import gradient_refusal, gradient_status
+from ebmstruct.inference.descent.multi_start import best_start, of_start, scattered_starts, values_of_start
+from ebmstruct.inference.descent.packing import Packing
+from ebmstruct.inference.descent.point_function import Bounds, chosen, coordinates
 from ebmstruct.inference.pacing import punctual
-from ebmstruct.inference.packing import Packing
-from ebmstruct.inference.point_function import Bounds, chosen, coordinates
 from ebmstruct.inference.result import Answer, Budget, Query
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy
 from ebmstruct.inference.solver import IterativeMinimizer, Progress

@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.annealed_energies import EnergyPath, Setting, energy_refusal
-from ebmstruct.inference.annealed_path import Annealed, AnnealedPath, anneal, place_points, thinned
-from ebmstruct.inference.annealed_tables import TablePath, laid_out
-from ebmstruct.inference.importance import LogMean, log_mean, normalised
-from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.annealed.annealed_energies import EnergyPath, Setting, energy_refusal
+from ebmstruct.inference.annealed.annealed_path import Annealed, AnnealedPath, anneal, place_points, thinned
+from ebmstruct.inference.annealed.annealed_tables import TablePath, laid_out
+from ebmstruct.inference.annealed.importance import LogMean, log_mean, normalised
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.views.table_view import table_refusal, table_view
 

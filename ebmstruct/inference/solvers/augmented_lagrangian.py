@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph, Real
 from ebmstruct.graph.continuous import scattered
-from ebmstruct.inference.augmented import (
+from ebmstruct.inference.descent.augmented import (
     Measured,
     augmented,
     constraints_of,
@@ -21,11 +21,11 @@ from ebmstruct.inference.augmented import (
     reweighted,
     updated,
 )
-from ebmstruct.inference.descent import falls_without_end
-from ebmstruct.inference.gradient_refusal import gradient_refusal
-from ebmstruct.inference.markov import default_generator
+from ebmstruct.inference.descent.gradient_refusal import gradient_refusal
+from ebmstruct.inference.descent.loop import falls_without_end
 from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Query, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import SmoothEnergy, open_continuous, precision, starting_point
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 

@@ -42,7 +42,7 @@ class BranchAndBound(Solver):
 
     starts: int = 4
     at_once: int = 16
-    max_nodes: int = 200_000
+    max_nodes: int = 50_000
 
     def __post_init__(self) -> None:
         for field in ("starts", "at_once", "max_nodes"):

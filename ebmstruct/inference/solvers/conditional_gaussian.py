@@ -12,8 +12,8 @@ from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.latent.components import components
 from ebmstruct.inference.latent.free_energy import CopySum, free_energy, free_energy_refusal, soft_minimum
 from ebmstruct.inference.latent.integrals import LatentIntegral
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import constraint_labels, open_continuous
 from ebmstruct.inference.solver import Solver
 

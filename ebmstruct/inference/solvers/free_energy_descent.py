@@ -10,15 +10,15 @@ from torch import Generator
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
-from ebmstruct.inference.descent import DescentOptions
+from ebmstruct.inference.descent.loop import DescentOptions
 from ebmstruct.inference.latent.configurations import configurations, fits, log_configurations
 from ebmstruct.inference.latent.free_descent import Descended, descend_free_energy
 from ebmstruct.inference.latent.free_energy import free_energy_refusal, is_convex
 from ebmstruct.inference.latent.free_minimum import LOST, summed_refusal
 from ebmstruct.inference.latent.starts import scattered_copies
-from ebmstruct.inference.markov import default_generator
 from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Claim, Query, Result, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import constraint_labels, open_continuous
 from ebmstruct.inference.solver import Solver
 

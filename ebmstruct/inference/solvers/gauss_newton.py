@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.least_squares import LeastSquares, Steps, residual_refusal
+from ebmstruct.inference.least_squares.loop import LeastSquares, Steps, residual_refusal
 from ebmstruct.inference.result import Ask, Query, Witness
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 

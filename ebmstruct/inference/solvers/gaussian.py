@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, Real, ResidualFactor
-from ebmstruct.inference.gaussian_gradient import differentiable_log_partition
-from ebmstruct.inference.least_squares import LeastSquares, Steps, residual_refusal
-from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.precision import Precision, precision
+from ebmstruct.inference.least_squares.gaussian_gradient import differentiable_log_partition
+from ebmstruct.inference.least_squares.loop import LeastSquares, Steps, residual_refusal
+from ebmstruct.inference.least_squares.precision import Precision, precision
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.solver import Solver
 

@@ -13,8 +13,15 @@ from torch import Generator, Tensor
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, site_r_hat
 from ebmstruct.inference.local_moves import lay_out, seed_state, starting_states, visit_nanoseconds
-from ebmstruct.inference.markov import ChainInfo, ChainState, Collected, MarkovSampler, as_samples, default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
+from ebmstruct.inference.sampling.markov import (
+    ChainInfo,
+    ChainState,
+    Collected,
+    MarkovSampler,
+    as_samples,
+    default_generator,
+)
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 if TYPE_CHECKING:

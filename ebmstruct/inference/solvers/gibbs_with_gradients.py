@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.graph.assignment import Values
-from ebmstruct.inference.markov import (
+from ebmstruct.inference.result import Answer, Ask, Budget, Query
+from ebmstruct.inference.sampling.markov import (
     ChainInfo,
     ChainState,
     MarkovSampler,
@@ -19,7 +20,6 @@ from ebmstruct.inference.markov import (
     default_generator,
     run_chains,
 )
-from ebmstruct.inference.result import Answer, Ask, Budget, Query
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ import torch
 from torch import Generator
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.compiled_stretches import TOGETHER, langevin_program, langevin_stretch
-from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
-from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
+from ebmstruct.inference.sampling.compiled_stretches import TOGETHER, langevin_program, langevin_stretch
+from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
+from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
+from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
+from ebmstruct.inference.sampling.stretches import Stretch, unadjusted
 from ebmstruct.inference.smooth_energy import Point, Step
-from ebmstruct.inference.smooth_sampler import SmoothSampler
-from ebmstruct.inference.stretches import Stretch, unadjusted
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Langevin(SmoothSampler):
     clip_gradient: every coordinate of the gradient is cut to this size.  clip_step: the same of the whole step.
     Bounds reflect; manifolds are moved on by ``retract``, with noise in the step's coordinates.
     chains: copies of the graph run side by side.  burn_in, thinning: in steps.
-    compiled: steps are compiled ten at a time, once for an energy and its shapes (``inference/compiled.py``): ten seconds
+    compiled: steps are compiled ten at a time, once for an energy and its shapes (``sampling/compiled.py``): ten seconds
     and more the first time on a machine, one in a later process. Without bounds and manifolds; else it does nothing.
     A step to where the energy is not finite is not made, and counts as divergent.
     Cost of a step: one gradient. Source: Roberts and Tweedie (1996).

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.inference.descent import DescentOptions, DescentState, begin_descent, descend
-from ebmstruct.inference.gradient_refusal import gradient_refusal, gradient_status
-from ebmstruct.inference.multi_start import best_start, of_start, scattered_starts, values_of_start
+from ebmstruct.inference.descent.gradient_refusal import gradient_refusal, gradient_status
+from ebmstruct.inference.descent.loop import DescentOptions, DescentState, begin_descent, descend
+from ebmstruct.inference.descent.multi_start import best_start, of_start, scattered_starts, values_of_start
 from ebmstruct.inference.pacing import punctual
 from ebmstruct.inference.result import Answer, Budget, Query
 from ebmstruct.inference.smooth_energy import SmoothEnergy

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 from torch import Generator
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.compiled_stretches import TOGETHER, leapfrog_program, leapfrog_stretch
-from ebmstruct.inference.hamiltonian import Draw, draws, leapfrog
-from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
-from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
-from ebmstruct.inference.smooth_sampler import SmoothSampler
-from ebmstruct.inference.stretches import Proposal, Stretch, adjusted
+from ebmstruct.inference.sampling.compiled_stretches import TOGETHER, leapfrog_program, leapfrog_stretch
+from ebmstruct.inference.sampling.hamiltonian import Draw, draws, leapfrog
+from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
+from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
+from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
+from ebmstruct.inference.sampling.stretches import Proposal, Stretch, adjusted
 
 
 @dataclass(frozen=True)

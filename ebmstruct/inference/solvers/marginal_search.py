@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
-from ebmstruct.inference.descent import DescentOptions
+from ebmstruct.inference.descent.loop import DescentOptions
+from ebmstruct.inference.descent.multi_start import best_start, of_start, values_of_start
 from ebmstruct.inference.latent.free_descent import Descended, descend_free_energy
 from ebmstruct.inference.latent.free_energy import FreeEnergy, free_energy, free_energy_refusal, latent_states
 from ebmstruct.inference.latent.free_minimum import LOST, summed_refusal
 from ebmstruct.inference.latent.starts import legal_states, likely_states, random_states, scattered_copies
-from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.multi_start import best_start, of_start, values_of_start
 from ebmstruct.inference.result import Answer, Budget, Query, Result, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import constraint_labels, open_continuous
 from ebmstruct.inference.solver import Solver
 

@@ -11,12 +11,9 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, ChainFactor, Discrete, FactorGraph, ResidualFactor, TableFactor
 from ebmstruct.graph.relaxation import relaxation_refusal
-from ebmstruct.inference.markov import default_generator
-from ebmstruct.inference.multi_start import best_start, of_start, values_of_start
-from ebmstruct.inference.pacing import punctual
-from ebmstruct.inference.result import Answer, Ask, Budget, Query, Status
-from ebmstruct.inference.rounding import conditional_rounding
-from ebmstruct.inference.simplex_descent import (
+from ebmstruct.inference.descent.multi_start import best_start, of_start, values_of_start
+from ebmstruct.inference.descent.rounding import conditional_rounding
+from ebmstruct.inference.descent.simplex_descent import (
     RelaxedEnergy,
     SimplexOptions,
     SimplexState,
@@ -25,6 +22,9 @@ from ebmstruct.inference.simplex_descent import (
     spread_out,
     step_simplex,
 )
+from ebmstruct.inference.pacing import punctual
+from ebmstruct.inference.result import Answer, Ask, Budget, Query, Status
+from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import clamped, open_continuous, starting_point
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 

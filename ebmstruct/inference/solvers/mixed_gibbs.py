@@ -12,10 +12,13 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
 from ebmstruct.graph.continuous import scattered
-from ebmstruct.inference.adaptation import DualAveraging, dual_averaging, updated
 from ebmstruct.inference.diagnostics import diagnose
-from ebmstruct.inference.hamiltonian import draws, leapfrog
-from ebmstruct.inference.markov import (
+from ebmstruct.inference.mixed.draws import StateDraws
+from ebmstruct.inference.refine import with_states
+from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples
+from ebmstruct.inference.sampling.adaptation import DualAveraging, dual_averaging, updated
+from ebmstruct.inference.sampling.hamiltonian import draws, leapfrog
+from ebmstruct.inference.sampling.markov import (
     ChainInfo,
     ChainState,
     MarkovSampler,
@@ -23,13 +26,10 @@ from ebmstruct.inference.markov import (
     default_generator,
     run_chains,
 )
-from ebmstruct.inference.mixed.draws import StateDraws
-from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal, state_at
-from ebmstruct.inference.refine import with_states
-from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples
+from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal, state_at
+from ebmstruct.inference.sampling.stretches import adjusted
+from ebmstruct.inference.sampling.tempered_moves import with_states as with_drawn
 from ebmstruct.inference.smooth_energy import clamped, open_continuous, starting_point
-from ebmstruct.inference.stretches import adjusted
-from ebmstruct.inference.tempered_moves import with_states as with_drawn
 
 
 @dataclass(frozen=True, eq=False)

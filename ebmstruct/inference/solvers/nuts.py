@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph, Real
-from ebmstruct.inference.adaptation import (
+from ebmstruct.inference.diagnostics import by_chain, mcse_mean
+from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.sampling.adaptation import (
     DualAveraging,
     Spread,
     dual_averaging,
@@ -20,13 +22,19 @@ from ebmstruct.inference.adaptation import (
     updated,
     windows,
 )
-from ebmstruct.inference.chain_rows import ChainRows
-from ebmstruct.inference.diagnostics import by_chain, mcse_mean
-from ebmstruct.inference.markov import ChainInfo, ChainState, MarkovSampler, as_samples, chain_starts, default_generator
-from ebmstruct.inference.motion import Place, begin, chain_refusal, options_refusal, resume
-from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.sampling.chain_rows import ChainRows
+from ebmstruct.inference.sampling.compiled_stretches import gradient_program
+from ebmstruct.inference.sampling.markov import (
+    ChainInfo,
+    ChainState,
+    MarkovSampler,
+    as_samples,
+    chain_starts,
+    default_generator,
+)
+from ebmstruct.inference.sampling.motion import Place, begin, chain_refusal, options_refusal, resume
+from ebmstruct.inference.sampling.trajectories import Plan, Trajectories
 from ebmstruct.inference.smooth_energy import Point, SmoothEnergy, open_continuous
-from ebmstruct.inference.trajectories import Plan, Trajectories
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class NUTS(MarkovSampler):
     full_mass: the inverse mass is a matrix where chains are pooled, nothing is bounded, an instance has at most 256
     coordinates and the last window of the warm-up has 8 draws for each of them; else a variance for each coordinate.
 
+    compiled: the gradient is a compiled program, as in ``Langevin``: for vectors without bounds.
+
     A rise of the Hamiltonian by more than 1000, or an energy that is not finite, is a divergence: the trajectory ends and
     is counted. At a bound a coordinate is reflected and its momentum turned round. A budget counts gradients of all
     chains; the draws made until it ends come back. As a MarkovSampler (``init``, ``step``, ``adapt``) all chains end a
@@ -66,6 +76,7 @@ class NUTS(MarkovSampler):
     adapt_mass: bool = True
     pooled: bool = True
     full_mass: bool = True
+    compiled: bool = False
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         if query.ask not in (Ask.SAMPLE, Ask.MARGINALS):
@@ -101,6 +112,8 @@ class NUTS(MarkovSampler):
         plan = self._plan(draws, query.temperature)
         with torch.enable_grad():  # once, not for each gradient
             rows, energy = self._rows(graph, init, generator)
+            if self.compiled:
+                rows = replace(rows, program=gradient_program(rows.smooth, rows.points(torch.from_numpy(rows.vector))))
             run = Trajectories.begin(rows, plan, energy, generator, budget)
             status = run.go(budget)
         samples = _samples(graph, query, run, status)

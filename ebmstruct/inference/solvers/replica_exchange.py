@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
 from ebmstruct.graph.continuous import scattered
-from ebmstruct.inference.markov import Collected, as_samples, default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Samples, Status
+from ebmstruct.inference.sampling.markov import Collected, as_samples, default_generator
+from ebmstruct.inference.sampling.temperature_ladder import Ladder
+from ebmstruct.inference.sampling.tempered_moves import FlipSites
+from ebmstruct.inference.sampling.walkers import Walkers
 from ebmstruct.inference.smooth_energy import clamped, constraint_labels, open_continuous, starting_point
 from ebmstruct.inference.solver import Solver
-from ebmstruct.inference.temperature_ladder import Ladder
-from ebmstruct.inference.tempered_moves import FlipSites
-from ebmstruct.inference.walkers import Walkers
 
 TARGET = 0.8
 """Acceptance of trajectories that steps are tuned to."""

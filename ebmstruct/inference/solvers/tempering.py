@@ -18,8 +18,8 @@ from ebmstruct.inference.local_moves import (
     temperature_range,
     visit_nanoseconds,
 )
-from ebmstruct.inference.markov import Collected, as_samples, default_generator
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Reparametrization, Status
+from ebmstruct.inference.sampling.markov import Collected, as_samples, default_generator
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 

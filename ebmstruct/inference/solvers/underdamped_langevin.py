@@ -11,12 +11,12 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.motion import Here, Motion, chain_refusal, options_refusal
 from ebmstruct.inference.result import Query
-from ebmstruct.inference.schedules import Schedule, schedule_refusal, value_at
+from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
+from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
+from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
+from ebmstruct.inference.sampling.stretches import Stretch, unadjusted
 from ebmstruct.inference.smooth_energy import Point, Step
-from ebmstruct.inference.smooth_sampler import SmoothSampler
-from ebmstruct.inference.stretches import Stretch, unadjusted
 
 
 @dataclass(frozen=True)

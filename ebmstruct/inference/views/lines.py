@@ -37,7 +37,7 @@ def chain_view(graph: FactorGraph, facts: ChainFacts, temperature: float = 1.0) 
     for position in facts.unaries:
         factor = graph.factors[position]
         assert isinstance(factor, TableFactor)
-        parts.append(_unary(factor, block.num_sites, facts.num_states))
+        parts.append(unary_rows(factor, block.num_sites, facts.num_states))
     transitions: list[Tensor] = [f.transition for f in chains if isinstance(f, ChainFactor)]
     starts = [f.start for f in chains if isinstance(f, ChainFactor) and f.start is not None]
     ends = [f.end for f in chains if isinstance(f, ChainFactor) and f.end is not None]
@@ -57,8 +57,8 @@ def chain_view(graph: FactorGraph, facts: ChainFacts, temperature: float = 1.0) 
     return ChainView(emission, transition, start, end, block.offsets)
 
 
-def _unary(factor: TableFactor, sites: int, states: int) -> Tensor:
-    """(n, K) energies of a table over single sites."""
+def unary_rows(factor: TableFactor, sites: int, states: int) -> Tensor:
+    """(n, K) energies of a table over single sites; all have K states."""
     if factor.index is None and factor.starts is None:
         return factor.tables if factor.tables.dim() == 2 else factor.tables.expand(sites, states)
     if factor.starts is None:

@@ -11,8 +11,8 @@ import torch
 
 from ebmstruct.graph import Continuous, FactorGraph, Real, ResidualFactor, Variables
 from ebmstruct.inference.kernels.banded.banded import BandLayout
+from ebmstruct.inference.least_squares.sparse_cholesky import SparsePattern
 from ebmstruct.inference.smooth_energy import open_continuous
-from ebmstruct.inference.sparse_cholesky import SparsePattern
 
 Array = np.ndarray
 NARROW = 40

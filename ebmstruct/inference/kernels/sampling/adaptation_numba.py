@@ -1,4 +1,4 @@
-"""What chains learn while they warm up, draw by draw, as ``ebmstruct.inference.adaptation`` does it for tensors.
+"""What chains learn while they warm up, draw by draw, as ``ebmstruct.inference.sampling.adaptation`` does it for tensors.
 
 Each chain averages its own step size, for it alone knows which acceptance belongs to which step; the chains of a group
 share the inverse mass, and keep the mean of their step sizes.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebmstruct.inference.adaptation import DELAY, FORGETTING
 from ebmstruct.inference.kernels.compiler import inlined, kernel
+from ebmstruct.inference.sampling.adaptation import DELAY, FORGETTING
 
 LOG_STEP, LOG_AVERAGE, ERROR, PULL, COUNT, SHIFT = 0, 1, 2, 3, 4, 5
 """Numbers of a chain: the state of dual averaging, and the group's shift that it has followed."""

@@ -1,0 +1,1 @@
+"""Annealed importance sampling: paths from a density that is known to the one that is asked."""

@@ -1,0 +1,1 @@
+"""Descents by gradients: on points, on weights over states, and under constraints."""
