@@ -40,14 +40,14 @@ def graph_of(name: str) -> es.FactorGraph:
     return es.FactorGraph([block], [es.BlockFactor(("x",), "energy", lambda x, offsets: energy(x))])
 
 
-def ours(name: str, seed: int, compiled: bool = False) -> tuple[np.ndarray, dict[str, float]]:
+def ours(name: str, seed: int, compiled: bool = False, each: int = DRAWS) -> tuple[np.ndarray, dict[str, float]]:
     """Draws (chains, n, d), and CPU seconds of the whole call of ``sample``."""
     graph = graph_of(name)
     init = es.Assignment({"x": torch.tensor(starts(name))[:, None]})
     solver = NUTS(chains=CHAINS, warm_up=WARM_UP, max_depth=DEPTH, compiled=compiled)
     generator = torch.Generator().manual_seed(seed)
     begun = time.process_time()
-    found = es.sample(graph, solver, num_samples=CHAINS * DRAWS, init=init, generator=generator)
+    found = es.sample(graph, solver, num_samples=CHAINS * each, init=init, generator=generator)
     seconds = time.process_time() - begun
     draws = found.by_chain("x")[:, :, 0].transpose(0, 1).numpy()
     return draws, {"cpu": seconds, "compiling": 0.0, "gradients": found.stats["gradients"] * CHAINS}
@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", default="", help="interpreter of the environment with the peers")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each of our chains; peers make 50")
     parser.add_argument("targets", nargs="*", default=list(DIM))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,9 +88,10 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             for name in names:
                 mine = name in (OURS, COMPILED)
-                draws, cost = (
-                    ours(target, seed, name == COMPILED) if mine else peers(target, name, arguments.peers, seed)
-                )
+                if mine:
+                    draws, cost = ours(target, seed, name == COMPILED, arguments.draws)
+                else:
+                    draws, cost = peers(target, name, arguments.peers, seed)
                 found[name].append((*judged(target, draws), cost["cpu"], cost["compiling"], cost["gradients"]))
         rates = {name: sum(f[0] for f in runs) / sum(f[2] for f in runs) for name, runs in found.items()}
         for name in names:

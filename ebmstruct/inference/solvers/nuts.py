@@ -55,7 +55,6 @@ class NUTS(MarkovSampler):
     pooled: chains of an instance learn one inverse mass and keep the mean of their step sizes, else each its own.
     full_mass: the inverse mass is a matrix where chains are pooled, nothing is bounded, an instance has at most 256
     coordinates and the last window of the warm-up has 8 draws for each of them; else a variance for each coordinate.
-
     compiled: the gradient is a compiled program, as in ``Langevin``: for vectors without bounds.
 
     A rise of the Hamiltonian by more than 1000, or an energy that is not finite, is a divergence: the trajectory ends and
