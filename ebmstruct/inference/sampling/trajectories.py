@@ -19,8 +19,9 @@ from ebmstruct.inference.sampling.markov import Collected
 if TYPE_CHECKING:
     from ebmstruct.inference.kernels.sampling.nuts_numba import Chains
 
-HANDING_OVER, LOOKING, LOOKING_AT_ONE = 4e-4, 6e-4, 3e-8
-"""Seconds kept back from a deadline: to pack the draws, to look at them, and for each number of them (measured)."""
+HANDING_OVER, LOOKING, LOOKING_AT_ONE, PACKING_ONE = 6e-4, 6e-4, 3e-8, 1.5e-9
+"""Seconds kept back from a deadline (measured): to hand over, to look at the draws, for each number of those there are, and
+for each number that was asked."""
 
 CALMEST = 0.4
 """Many chains that keep the mean of their steps may each answer errors more calmly: gamma grows with their root to this."""
@@ -124,9 +125,10 @@ class Trajectories:
         from ebmstruct.inference.kernels.sampling.nuts_numba import DONE
 
         rounds = int(self.state.wholes[:, DONE].max(initial=0)) - self.plan.warm_up
+        packing = HANDING_OVER + PACKING_ONE * self.plan.draws * self.state.position.size
         if rounds < 4:  # too few to be looked at
-            return HANDING_OVER
-        return HANDING_OVER + LOOKING + LOOKING_AT_ONE * rounds * self.state.position.size
+            return packing
+        return packing + LOOKING + LOOKING_AT_ONE * rounds * self.state.position.size
 
     def first_step(self, alive: np.ndarray, generator: Generator, budget: Budget) -> Tensor:
         """(G,) step sizes to begin with, by single leapfrog steps of all chains with momenta of unit mass."""

@@ -24,6 +24,10 @@ PILOT_SECONDS = 0.02
 FEW = 16
 
 
+WORKING_SHARE = 0.92
+"""Of the time until a deadline, what is worked with; a last step and the weights take the rest."""
+
+
 @dataclass(frozen=True)
 class AnnealedImportanceSampling(Solver):
     """Estimates the log partition of any graph over discrete and real variables by particles that are cooled slowly.
@@ -80,6 +84,8 @@ class AnnealedImportanceSampling(Solver):
         generator: Generator | None = None,
     ) -> Answer:
         budget, generator = budget or Budget(), default_generator(generator)
+        if budget.deadline is not None:
+            budget = budget.within(WORKING_SHARE * max(0.0, budget.remaining))
         make = self._maker(graph, query, init, budget, generator)
         points, cut = self._points(graph, make, budget)
         path = make(self.particles if budget.remaining >= PILOT_SECONDS / 2 else min(FEW, self.particles))

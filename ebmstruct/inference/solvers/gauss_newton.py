@@ -9,7 +9,8 @@ from torch import Generator
 
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.least_squares.loop import LeastSquares, Steps, residual_refusal
-from ebmstruct.inference.result import Ask, Query, Witness
+from ebmstruct.inference.pacing import punctual
+from ebmstruct.inference.result import Ask, Budget, Query, Result, Witness
 from ebmstruct.inference.solver import IterativeMinimizer, Progress
 
 
@@ -45,6 +46,17 @@ class GaussNewton(IterativeMinimizer[LeastSquares]):
 
     def progress(self, state: LeastSquares) -> Progress:
         return state.progress()
+
+    def iterate(
+        self,
+        graph: FactorGraph,
+        query: Query,
+        *,
+        init: Assignment | None = None,
+        budget: Budget | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[Result, LeastSquares]:
+        return super().iterate(graph, query, init=init, budget=punctual(budget, 0.5), generator=generator)
 
     def witness(self, state: LeastSquares) -> Witness | None:
         return state.witness()
