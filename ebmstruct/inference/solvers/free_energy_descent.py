@@ -25,10 +25,6 @@ from ebmstruct.inference.solver import Solver
 INTEGRATIONS = ("auto", "laplace", "importance_weighted")
 
 
-HURRY_SECONDS = 5e-3
-"""Where less time is left, one descent has to do."""
-
-
 @dataclass(frozen=True)
 class FreeEnergyDescent(Solver):
     """Least free energy -T log sum exp(-E / T) over latent blocks, by L-BFGS from several starts.
@@ -90,8 +86,7 @@ class FreeEnergyDescent(Solver):
         budget, generator = punctual(budget, 1.0), default_generator(generator)
         discrete, continuous = _outputs(graph, query)
         states = configurations(graph, discrete)
-        several = continuous and budget.remaining > HURRY_SECONDS and not is_convex(graph, query.sum_out)
-        starts = self.starts if several else 1
+        starts = self.starts if continuous and not is_convex(graph, query.sum_out) else 1
         points = scattered_copies(graph, continuous, init, starts, self.start_distance, generator)
         each = max(1, self.max_copies // starts)
         best: Descended | None = None
@@ -117,8 +112,7 @@ class FreeEnergyDescent(Solver):
             best = found if best is None else best.better(graph, found)
             seen += some.numel()
         assert best is not None
-        hurried = bool(continuous) and starts < self.starts and not is_convex(graph, query.sum_out)
-        return self._result(graph, query, best, not continuous, seen == states.count and not hurried)
+        return self._result(graph, query, best, not continuous, seen == states.count)
 
     def _result(self, graph: FactorGraph, query: Query, best: Descended, listed: bool, whole: bool) -> Result:
         finished = best.done & whole
