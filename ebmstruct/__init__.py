@@ -18,6 +18,7 @@ _HOMES = {
         "EbmstructError",
         "GraphError",
         "InferenceFailed",
+        "LossRefusal",
         "PluginError",
         "RunFolderError",
         "SolverRefusal",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from ebmstruct.errors import EbmstructError as EbmstructError
     from ebmstruct.errors import GraphError as GraphError
     from ebmstruct.errors import InferenceFailed as InferenceFailed
+    from ebmstruct.errors import LossRefusal as LossRefusal
     from ebmstruct.errors import PluginError as PluginError
     from ebmstruct.errors import RunFolderError as RunFolderError
     from ebmstruct.errors import SolverRefusal as SolverRefusal

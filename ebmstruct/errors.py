@@ -3,6 +3,7 @@
     EbmstructError
     ├── GraphError          a factor graph, factor or assignment that does not fit together
     ├── SolverRefusal       no solver takes this graph and query; holds each refusal
+    ├── LossRefusal         a loss that is not defined for this graph and target
     ├── InferenceFailed     raised only on request (``throw=True``); carries the result
     ├── DataError           a file, row or value that the user gave and that cannot be used
     ├── ConfigError         a task file with faults; holds all of them
@@ -37,6 +38,10 @@ class SolverRefusal(EbmstructError):
     def __init__(self, message: str, refusals: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.refusals = dict(refusals or {})
+
+
+class LossRefusal(EbmstructError):
+    """A loss that is not defined for this graph and target; the message says why, and often what is."""
 
 
 class InferenceFailed(EbmstructError):

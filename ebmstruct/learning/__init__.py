@@ -6,6 +6,7 @@ from ebmstruct.learning.losses import (
     NegativeLogLikelihood,
     Perceptron,
     PseudoLikelihood,
+    Setting,
     SoftmaxMargin,
     StructuredHinge,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "NegativeLogLikelihood",
     "Perceptron",
     "PseudoLikelihood",
+    "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
     "TrainingEvent",

@@ -147,6 +147,8 @@ class _Training:
         self.best_weights: dict[str, Tensor] | None = None
         self.epoch = 0
         self.state: Any = None
+        self.noise = torch.Generator()
+        self.done = 0.0
 
     def go(
         self,
@@ -198,7 +200,16 @@ class _Training:
         graph = self.model(self.inputs.select(positions))
         target = self.task.encode([self.ys[i] for i in positions], graph, self.schema)
         cost = self.task.cost(graph, target, self.schema)
-        found = self.loss(graph, target, cost=cost, solver=self.solver, state=self.state)
+        found = self.loss(
+            graph,
+            target,
+            cost=cost,
+            solver=self.solver,
+            generator=self.noise,
+            state=self.state,
+            examples=positions,
+            done=self.done,
+        )
         self.state = found.state
         return found.value
 
@@ -247,12 +258,13 @@ class _Training:
         The CPU's generator directly: ``torch.manual_seed`` also visits devices that are not there, at 0.4 ms a call.
         """
         seed = _mixed(self.options.seed, self.epoch, step)
+        self.noise.manual_seed(_mixed(seed, 1))
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.manual_seed(seed)
 
     def _set_rate(self, step: int) -> None:
-        done = (self.epoch * self.steps + step) / max(1, self.options.epochs * self.steps)
+        self.done = done = (self.epoch * self.steps + step) / max(1, self.options.epochs * self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(done, self.options) * group.get("scale", 1.0)
 

@@ -1,6 +1,6 @@
 """Learning objectives: one file a family."""
 
-from ebmstruct.learning.losses.base import Loss, LossValue
+from ebmstruct.learning.losses.base import Loss, LossValue, Setting
 from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood, PseudoLikelihood, SoftmaxMargin
 from ebmstruct.learning.losses.margin import Perceptron, StructuredHinge
 
@@ -10,6 +10,7 @@ __all__ = [
     "NegativeLogLikelihood",
     "Perceptron",
     "PseudoLikelihood",
+    "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
 ]

@@ -5,33 +5,67 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from ebmstruct.errors import LossRefusal
 from ebmstruct.graph import Assignment, Factor, FactorGraph
 from ebmstruct.inference import Solver, log_partition, minimize
+
+Margin = Literal["positive", "zero", "none"]
+"""The margin class of LeCun et al. 2006, table 1. positive: the loss is least only where the correct answer lies below the
+others by a gap. zero: where it lies no higher. none: nothing keeps all energies from becoming equal."""
+Latent = Literal["minimised", "summed", "sampled"]
+"""What may become of the sites that a target does not know."""
 
 
 @dataclass(frozen=True, eq=False)
 class LossValue:
-    """value: (B,) float64, differentiable.  state: what the next call needs (persistent chains, buffers), or None."""
+    """value: (B,) float64, differentiable.  state: what the next call needs (persistent chains, buffers), or None.
+
+    correct, incorrect: (B,) without a record: the energies that were pulled down and pushed up, for whoever watches the
+    training; None where a loss compares no two energies.
+    """
 
     value: Tensor
     state: Any = None
+    correct: Tensor | None = None
+    incorrect: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a loss may use beside the graph and the target.
+
+    cost: factors whose energy is the task's cost of an output.  solver: what answers the inference inside, None to choose
+    by structure.  generator: the source of noise, never None.  state: what the call before returned.
+    examples: the number of each instance in the training data, so that chains and completions can be kept for each; None
+    where that is not known.  done: the fraction of the training that is behind.
+    """
+
+    generator: Generator
+    cost: Sequence[Factor] = ()
+    solver: Solver | None = None
+    state: Any = None
+    examples: Sequence[int] | None = None
+    done: float = 0.0
 
 
 class Loss(ABC):
     """A learning objective of a graph and a target, per instance; a frozen object whose fields are YAML keys.
 
-    Sites that the target does not know are latent: each loss says whether it sums them out, minimises over them, or
-    refuses them.
+    Sites that the target does not know are latent: ``latent`` says what may become of them; without an entry they are
+    refused. A loss that compares energies of an output and of others says of which margin class it is.
+
+    A subclass gives ``evaluate``, and ``refuse`` where it does not take every graph and target.
     """
 
     name: ClassVar[str]
+    margin: ClassVar[Margin]
+    latent: ClassVar[tuple[Latent, ...]] = ()
 
-    @abstractmethod
     def __call__(
         self,
         graph: FactorGraph,
@@ -41,12 +75,32 @@ class Loss(ABC):
         solver: Solver | None = None,
         generator: Generator | None = None,
         state: Any = None,
+        examples: Sequence[int] | None = None,
+        done: float = 0.0,
     ) -> LossValue:
-        """The loss of each instance.
+        """The loss of each instance; the arguments are the fields of ``Setting``.
 
-        cost: factors whose energy is the task's cost of an output; losses without a margin ignore them.
-        solver: what answers the inference inside; chosen by the graph's structure if left out.
+        generator: one seeded 0 where none is given. Errors: LossRefusal, with the reason, where the loss does not take
+        this graph and target; SolverRefusal where no solver answers the inference inside.
         """
+        reason = self.refuse(graph, target)
+        if reason is not None:
+            raise LossRefusal(f"{self.name} cannot be used here: {reason}")
+        source = generator if generator is not None else torch.Generator().manual_seed(0)
+        return self.evaluate(graph, target, Setting(source, tuple(cost), solver, state, examples, done))
+
+    @abstractmethod
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        """The loss of each instance, once ``refuse`` has found nothing."""
+
+    def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
+        """Why this loss is not defined for the graph and the target, in one sentence; None where it is.
+
+        Costs nothing that a solver would do: it looks at domains, kinds of factors and known sites.
+        """
+        if not self.latent and not target.complete(graph.topology.names):
+            return "the target leaves sites unknown, and this loss can neither minimise over them nor sum them out"
+        return None
 
 
 def clamped_log_partition(graph: FactorGraph, target: Assignment, temperature: float, solver: Solver | None) -> Tensor:
@@ -76,3 +130,8 @@ def cost_augmented(graph: FactorGraph, cost: Sequence[Factor], weight: float = 1
 def finite_difference_of(free: Tensor, clamped: Tensor) -> Tensor:
     """free - clamped, and infinite, not NaN, where the target itself is forbidden."""
     return torch.where(torch.isneginf(clamped), torch.inf, free - clamped)
+
+
+def compared(correct: Tensor, incorrect: Tensor, value: Tensor, state: Any = None) -> LossValue:
+    """A loss value with the two energies that it compares."""
+    return LossValue(value, state, correct.detach().double(), incorrect.detach().double())

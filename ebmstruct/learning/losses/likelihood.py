@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Generator
 
-from ebmstruct.errors import GraphError
-from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph
-from ebmstruct.inference import Solver, log_partition
+from ebmstruct.graph import Assignment, Discrete, FactorGraph
+from ebmstruct.inference import log_partition
 from ebmstruct.learning.losses.base import (
+    Latent,
     Loss,
     LossValue,
+    Margin,
+    Setting,
     clamped_log_partition,
+    compared,
     cost_augmented,
     finite_difference_of,
 )
@@ -33,22 +34,16 @@ class NegativeLogLikelihood(Loss):
     """
 
     name: ClassVar[str] = "negative_log_likelihood"
+    margin: ClassVar[Margin] = "positive"
+    latent: ClassVar[tuple[Latent, ...]] = ("summed",)
 
     temperature: float = 1.0
 
-    def __call__(
-        self,
-        graph: FactorGraph,
-        target: Assignment,
-        *,
-        cost: Sequence[Factor] = (),
-        solver: Solver | None = None,
-        generator: Generator | None = None,
-        state: Any = None,
-    ) -> LossValue:
-        clamped = clamped_log_partition(graph, target, self.temperature, solver)
-        free = log_partition(graph, solver, temperature=self.temperature)
-        return LossValue(finite_difference_of(free, clamped))
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        t = self.temperature
+        clamped = clamped_log_partition(graph, target, t, setting.solver)
+        free = log_partition(graph, setting.solver, temperature=t)
+        return compared(-t * clamped, -t * free, finite_difference_of(free, clamped))
 
 
 @dataclass(frozen=True)
@@ -62,24 +57,18 @@ class SoftmaxMargin(Loss):
     """
 
     name: ClassVar[str] = "softmax_margin"
+    margin: ClassVar[Margin] = "positive"
+    latent: ClassVar[tuple[Latent, ...]] = ("summed",)
 
     weight: float = 1.0
     temperature: float = 1.0
 
-    def __call__(
-        self,
-        graph: FactorGraph,
-        target: Assignment,
-        *,
-        cost: Sequence[Factor] = (),
-        solver: Solver | None = None,
-        generator: Generator | None = None,
-        state: Any = None,
-    ) -> LossValue:
-        clamped = clamped_log_partition(graph, target, self.temperature, solver)
-        augmented = cost_augmented(graph, cost, self.weight * self.temperature)
-        free = log_partition(augmented, solver, temperature=self.temperature)
-        return LossValue(finite_difference_of(free, clamped))
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        clamped = clamped_log_partition(graph, target, self.temperature, setting.solver)
+        augmented = cost_augmented(graph, setting.cost, self.weight * self.temperature)
+        free = log_partition(augmented, setting.solver, temperature=self.temperature)
+        t = self.temperature
+        return compared(-t * clamped, -t * free, finite_difference_of(free, clamped))
 
 
 @dataclass(frozen=True)
@@ -88,32 +77,25 @@ class PseudoLikelihood(Loss):
 
     L = sum_i [E(target) / T + log sum_k exp(-E(target with site i set to k) / T)]. It needs no inference at all: K
     energies a site, whatever the graph's structure. Consistent, but less efficient than the likelihood, and too
-    sure of itself where neighbours are strongly coupled. Every site must be known: GraphError otherwise.
+    sure of itself where neighbours are strongly coupled. Every site must be known.
     """
 
     name: ClassVar[str] = "pseudo_likelihood"
+    margin: ClassVar[Margin] = "positive"
 
     temperature: float = 1.0
 
-    def __call__(
-        self,
-        graph: FactorGraph,
-        target: Assignment,
-        *,
-        cost: Sequence[Factor] = (),
-        solver: Solver | None = None,
-        generator: Generator | None = None,
-        state: Any = None,
-    ) -> LossValue:
-        if not target.complete(graph.topology.names):
-            raise GraphError(
-                "pseudo_likelihood needs a target that knows every site, and this one has unknown ones; use "
-                "negative_log_likelihood, which sums them out"
-            )
-        value = torch.zeros(graph.num_instances, dtype=torch.float64)
+    def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
         for name, block in graph.variables.items():
             if not isinstance(block.domain, Discrete):
-                raise GraphError(f"pseudo_likelihood takes discrete variables; block {name!r} is {block.domain}")
+                return f"it takes discrete variables, and block {name!r} is {block.domain}"
+        if not target.complete(graph.topology.names):
+            return "it needs a target that knows every site; negative_log_likelihood sums out those that are not known"
+        return None
+
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        value = torch.zeros(graph.num_instances, dtype=torch.float64)
+        for name, block in graph.variables.items():
             energies = graph.conditionals(name, target) / self.temperature
             site = -torch.log_softmax(-energies, 1).gather(1, target[name][:, None])[:, 0]
             value = value.to(site.device).index_add(0, block.instance, site)

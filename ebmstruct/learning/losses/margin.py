@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Generator
-
-from ebmstruct.graph import Assignment, Factor, FactorGraph
-from ebmstruct.inference import Solver
-from ebmstruct.learning.losses.base import Loss, LossValue, clamped_minimum, cost_augmented, free_minimum
+from ebmstruct.graph import Assignment, FactorGraph
+from ebmstruct.learning.losses.base import (
+    Latent,
+    Loss,
+    LossValue,
+    Margin,
+    Setting,
+    clamped_minimum,
+    compared,
+    cost_augmented,
+    free_minimum,
+)
 
 
 @dataclass(frozen=True)
@@ -23,18 +29,12 @@ class Perceptron(Loss):
     """
 
     name: ClassVar[str] = "perceptron"
+    margin: ClassVar[Margin] = "zero"
+    latent: ClassVar[tuple[Latent, ...]] = ("minimised",)
 
-    def __call__(
-        self,
-        graph: FactorGraph,
-        target: Assignment,
-        *,
-        cost: Sequence[Factor] = (),
-        solver: Solver | None = None,
-        generator: Generator | None = None,
-        state: Any = None,
-    ) -> LossValue:
-        return LossValue(clamped_minimum(graph, target, solver) - free_minimum(graph, solver))
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        correct, least = clamped_minimum(graph, target, setting.solver), free_minimum(graph, setting.solver)
+        return compared(correct, least, correct - least)
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,12 @@ class StructuredHinge(Loss):
     """
 
     name: ClassVar[str] = "structured_hinge"
+    margin: ClassVar[Margin] = "positive"
+    latent: ClassVar[tuple[Latent, ...]] = ("minimised",)
 
     weight: float = 1.0
 
-    def __call__(
-        self,
-        graph: FactorGraph,
-        target: Assignment,
-        *,
-        cost: Sequence[Factor] = (),
-        solver: Solver | None = None,
-        generator: Generator | None = None,
-        state: Any = None,
-    ) -> LossValue:
-        augmented = cost_augmented(graph, cost, self.weight)
-        return LossValue(clamped_minimum(graph, target, solver) - free_minimum(augmented, solver))
+    def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        augmented = cost_augmented(graph, setting.cost, self.weight)
+        correct, least = clamped_minimum(graph, target, setting.solver), free_minimum(augmented, setting.solver)
+        return compared(correct, least, correct - least)
