@@ -161,8 +161,8 @@ HEAD = """# Which loss takes which graph
 
 Each loss of the core on small models whose answers are known: chains, grids, label sets (one energy of the whole set),
 mixed graphs (discrete and continuous outputs) and continuous outputs, with and without latent sites. `yes` means that the
-gradient has been checked there and, where the margin is positive, that training finds the planted answers. A number stands for
-a refusal, told below. The tests make this page and hold it: `tests/test_loss_lab.py`.
+gradient has been checked there and, where the margin is positive, that training finds the planted answers. A number stands
+for a refusal, told below. The tests make this page and hold it: `tests/test_loss_lab.py`.
 """
 
 
