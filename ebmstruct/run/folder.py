@@ -116,12 +116,16 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise storage.cannot_write(self.path, error) from error
+        self.write_schema(schema)
+        storage.write_text(self.path / CONFIG, config_text)
+
+    def write_schema(self, schema: Schema) -> None:
+        """Write what the task has learned from the data apart from the weights."""
         values, tensors = schema.parts()
         self._check_schema(schema, values)
         storage.write_json(self.path / SCHEMA, values)
         if tensors:
             self._write_tensors(SCHEMA_TENSORS, tensors)
-        storage.write_text(self.path / CONFIG, config_text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
