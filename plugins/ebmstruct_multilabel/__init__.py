@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Classification": "ebmstruct_multilabel.task",
+    "Counted": "ebmstruct_multilabel.counted",
     "LabelSchema": "ebmstruct_multilabel.schema",
     "MLP": "ebmstruct_multilabel.mlp",
     "Mixture": "ebmstruct_multilabel.mixture",
@@ -18,6 +19,7 @@ _HOME_OF = {
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_multilabel.counted import Counted as Counted
     from ebmstruct_multilabel.mixture import Mixture as Mixture
     from ebmstruct_multilabel.mlp import MLP as MLP
     from ebmstruct_multilabel.pairwise import Pairwise as Pairwise

@@ -8,6 +8,7 @@ from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
+from ebmstruct.inference.solvers.cardinality import Cardinality
 from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
@@ -37,6 +38,7 @@ from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
 from ebmstruct.inference.solvers.mixed_gibbs import MixedGibbs
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
+from ebmstruct.inference.solvers.relaxed_mean_field import RelaxedMeanField
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
@@ -96,6 +98,8 @@ SOLVERS: dict[str, type[Solver]] = {
         BranchAndBound,
         ExpectedF1,
         Threshold,
+        RelaxedMeanField,
+        Cardinality,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -118,6 +122,7 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "Cardinality",
     "ConditionalGaussian",
     "BranchAndBound",
     "DualAscent",
@@ -141,6 +146,7 @@ __all__ = [
     "MiniBucket",
     "NUTS",
     "ParallelTempering",
+    "RelaxedMeanField",
     "ReplicaExchange",
     "RoofDuality",
     "SemiMarkovElimination",
