@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import ebmstruct as es
+from ebmstruct.learning.losses import score_matching
 from ebmstruct.learning.losses.output_energy import OutputEnergy
 from ebmstruct.learning.losses.probes import probes
 
@@ -40,8 +41,10 @@ def quartic(precision: Tensor, lengths: list[int]) -> tuple[es.FactorGraph, es.A
 
     def energy(z: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
         own = 0.5 * ((z @ precision) * z).sum(1) + 0.1 * z.pow(4).sum(1)
-        out = own.new_zeros(len(lengths)).index_add(0, block.instance, own)
-        return out + 0.25 * own.new_zeros(len(lengths)).index_add(0, block.instance, z.sum(1)).square()
+        batch = offsets[0].numel() - 1
+        instance = torch.repeat_interleave(torch.arange(batch), offsets[0].diff())
+        out = own.new_zeros(batch).index_add(0, instance, own)
+        return out + 0.25 * own.new_zeros(batch).index_add(0, instance, z.sum(1)).square()
 
     graph = es.FactorGraph([block], [es.BlockFactor(("z",), "quartic", energy)])
     return graph, es.Assignment({"z": normal(sum(lengths), d, seed=5)})
@@ -69,10 +72,14 @@ def dense_objective(graph: es.FactorGraph, target: es.Assignment, temperature: f
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_exact_score_matching_equals_the_dense_hessian(temperature: float) -> None:
+@pytest.mark.parametrize("together", [0, 100, 10**6], ids=["one by one", "in pieces", "at once"])
+def test_exact_score_matching_equals_the_dense_hessian(
+    temperature: float, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over ragged instances, one of them empty, the objective is that of the dense gradient and Hessian."""
+    monkeypatch.setattr(score_matching, "TOGETHER", together)
     precision = torch.eye(3, dtype=F64) + 0.1
-    graph, target = quartic(precision, [2, 0, 1])
+    graph, target = quartic(precision, [3, 0, 1])
     value = es.ScoreMatching(form="exact", temperature=temperature)(graph, target).value
     assert value.tolist() == pytest.approx(dense_objective(graph, target, temperature), rel=1e-10)
 

@@ -130,33 +130,58 @@ def perturb(
     flip: float,
     sigma: float,
     statistics: Statistics,
+    lazy: bool = False,
 ) -> dict[str, Tensor]:
     """``times`` neighbours of the outputs, by moves whose density is the same both ways.
 
-    In each instance and discrete block a share ``flip`` of the sites, at least one, takes another state. Points move by
-    normal steps of ``sigma`` standard deviations of the targets so far, reflected at bounds; rotations and poses by
-    ``sigma`` in units of their steps.
+    Each draw moves some blocks of an instance, any set of them as likely as another. Of a discrete one some sites take
+    another state: from one to what is a share ``flip`` of them in the mean, so that changes are odd as well as even. Where
+    ``lazy`` that share, at least one site, takes any state, its own included, so that two moves may be as good as one.
+    Points of a continuous block move by normal steps of ``sigma`` standard deviations of the targets so far, reflected at
+    bounds, and rotations and poses by ``sigma`` in units of their steps.
     """
     out = {n: v.detach().repeat(times, *[1] * (v.dim() - 1)) for n, v in values.items()}
-    for name, mask in energy.outputs.items():
+    moving = _moving(energy, times, generator)
+    for number, (name, mask) in enumerate(energy.outputs.items()):
         block, like = energy.graph.variables[name], out[name]
-        chosen = mask.repeat(times)
+        mine = moving[:, number].reshape(times, -1)[:, block.instance.cpu()].reshape(-1).to(mask.device)
+        chosen = mask.repeat(times) & mine
         if isinstance(block.domain, Discrete):
-            out[name] = _flipped(energy, block, like, chosen, times, flip, generator)
+            out[name] = _flipped(energy, block, like, chosen, times, flip, lazy, generator)
             continue
-        domain = block.domain
-        step = torch.randn(
-            like.shape[0], domain.tangent_dim, generator=generator, dtype=like.dtype, device=generator.device
-        ).to(like.device)
-        step = sigma * step
-        if isinstance(domain, Real):
-            spread = covariance(statistics[name]).diagonal(dim1=-2, dim2=-1).sqrt()
-            step = step * spread[torch.arange(like.shape[0]) % spread.shape[0]].to(like)
-        moved = domain.retract(like, step)
-        if isinstance(domain, Real) and domain.bounded:
-            moved = _reflected(domain, moved)
+        spread = covariance(statistics[name]).diagonal(dim1=-2, dim2=-1).sqrt() if name in statistics else None
+        moved = _stepped(block.domain, like, sigma, spread, generator)
         out[name] = torch.where(chosen[:, None], moved, like)
     return out
+
+
+def _stepped(domain: Continuous, x: Tensor, sigma: float, spread: Tensor | None, generator: Generator) -> Tensor:
+    """Points a normal step away: of ``sigma`` times ``spread`` (L, d) for vectors."""
+    size = (x.shape[0], domain.tangent_dim)
+    step = sigma * torch.randn(size, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
+    if not isinstance(domain, Real):
+        return domain.retract(x, step)
+    assert spread is not None
+    moved = x + step * spread[torch.arange(x.shape[0]) % spread.shape[0]].to(x)
+    return _reflected(domain, moved) if domain.bounded else moved
+
+
+def _moving(energy: OutputEnergy, times: int, generator: Generator) -> Tensor:
+    """(times * B, blocks) bool: which blocks move in each copy of each instance, at least one that can; on the CPU."""
+    movable = []
+    for name, mask in energy.outputs.items():
+        block = energy.graph.variables[name]
+        free = mask.cpu()
+        if isinstance(block.domain, Discrete):
+            free = free & (legal_states(energy, block).cpu().sum(1) > 1)
+        movable.append(torch.zeros(block.num_instances).index_add(0, block.instance.cpu(), free.float()) > 0)
+    can = torch.stack(movable, 1).repeat(times, 1)
+    if can.shape[1] == 1:
+        return can
+    coin = torch.rand(can.shape, generator=generator, device=generator.device).cpu() < 0.5
+    certain = draw_states(torch.where(can.any(1, keepdim=True), can, True).double(), generator)
+    some = coin & can
+    return torch.where(some.any(1, keepdim=True), some, torch.nn.functional.one_hot(certain, can.shape[1]).bool() & can)
 
 
 def legal_states(energy: OutputEnergy, block: Variables) -> Tensor:
@@ -183,24 +208,31 @@ def _flipped(
     chosen: Tensor,
     times: int,
     flip: float,
+    lazy: bool,
     generator: Generator,
 ) -> Tensor:
-    other = legal_states(energy, block).repeat(times, 1).cpu()
     now = states.cpu()
-    other = other & (torch.arange(other.shape[1]) != now[:, None])
+    legal = legal_states(energy, block).repeat(times, 1).cpu()
+    other = legal & (torch.arange(legal.shape[1]) != now[:, None])
     free = other.any(1) & chosen.cpu()
-    n, batch = block.num_sites, block.num_instances
-    instance = (block.instance.cpu() + batch * torch.arange(times)[:, None]).reshape(-1)
-    key = torch.rand(times * n, generator=generator, device=generator.device).cpu() + (~free).float()
+    lengths = block.lengths.cpu().repeat(times)
+    most = (flip * lengths.double()).round().long().clamp(min=1)
+    if not lazy:
+        u = torch.rand(most.shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
+        most = 1 + (u * (2 * most - 1)).long()
+    fresh = draw_states(torch.where(free[:, None], legal if lazy else other, True).double(), generator)
+    return torch.where(_some(free, lengths, most, generator), fresh, now).to(states.device)
+
+
+def _some(free: Tensor, lengths: Tensor, most: Tensor, generator: Generator) -> Tensor:
+    """(n,) bool: in each instance as many free sites as ``most`` says, any as likely, or all where there are fewer."""
+    instance = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+    key = torch.rand(free.shape, generator=generator, device=generator.device).cpu() + (~free).float()
     order = key.argsort(stable=True)
     order = order[instance[order].argsort(stable=True)]  # by instance, and by key within each
-    lengths = block.lengths.cpu().repeat(times)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.numel()) - (lengths.cumsum(0) - lengths)[instance[order]]
-    share = (flip * lengths.double()).round().long().clamp(min=1)
-    moved = free & (rank < share[instance])
-    fresh = draw_states(torch.where(free[:, None], other, True).double(), generator)
-    return torch.where(moved, fresh, now).to(states.device)
+    return free & (rank < most[instance])
 
 
 def _reflected(domain: Real, x: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
 from ebmstruct.learning.losses.noise import Kind, Noise, noise_refusal, perturb
 from ebmstruct.learning.losses.noise_statistics import Statistics, kept, restored, updated
-from ebmstruct.learning.losses.output_energy import OutputEnergy
+from ebmstruct.learning.losses.output_energy import OutputEnergy, copy_refusal
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class NoiseContrastiveEstimation(Loss):
     - ``ranking`` (Ma and Collins 2018): -log of exp(w_0) / sum_j exp(w_j). No normaliser: right for energies given an x;
     - ``binary`` (Gutmann and Hyvärinen 2010): softplus(log S - w_0) + sum_j softplus(w_j - log S). The model learns its
       own normaliser: give the graph a learned ``constant`` (one for each x), else the energy must absorb it;
-    - ``conditional`` (Ceylan and Gutmann 2018): the mean of softplus(w_j - w_0), where noise is the target perturbed by
-      moves that are as likely back as forth, so that q falls out. No normaliser.
+    - ``conditional`` (Ceylan and Gutmann 2018): the mean of softplus(w_j - w_0). No normaliser.
 
     noise: ``fitted`` (each site on its own: frequencies of states so far, a Gaussian for vectors), ``uniform``,
-    ``perturbed`` (only in the conditional form; ``flip`` and ``sigma`` say how far), or ``auto``: perturbed in the
-    conditional form, else fitted. Latent sites are summed out where that is exact. Margin class: positive. Cost:
-    1 + ``samples`` energies, no inference. Not where noise is far from the data, as in many dimensions: it is told apart
-    before anything is learned.
+    ``perturbed`` (neighbours of the target, ``flip`` and ``sigma`` away, by moves as likely back as forth, so that log q
+    falls out; all draws of the ranking form are neighbours of one neighbour, which makes them and the target alike before
+    energies are looked at, as in Tjelmeland 2004), or ``auto``: fitted in the binary form, else perturbed. Latent sites
+    are summed out where that is exact. Margin class: positive. Cost: 1 + ``samples`` energies, no inference. Fitted and
+    uniform noise not in many dimensions, nor where outputs follow closely from an x: it is told apart before anything is
+    learned. Perturbed noise not where modes lie further apart than its moves: their weights are not compared.
     """
 
     name: ClassVar[str] = "noise_contrastive_estimation"
@@ -55,8 +56,8 @@ class NoiseContrastiveEstimation(Loss):
         ):
             if getattr(self, key) not in legal:
                 raise ValueError(f"{self.name}: {key} {getattr(self, key)!r}; legal are {', '.join(legal)}")
-        if self.noise == "perturbed" and self.form != "conditional":
-            raise ValueError(f"{self.name}: noise perturbed has no density of its own, which form {self.form} needs")
+        if self.noise == "perturbed" and self.form == "binary":
+            raise ValueError(f"{self.name}: noise perturbed has no density of its own, which form binary needs")
         if self.samples < 1 or not 0 < self.flip <= 1 or not self.sigma > 0 or not self.temperature > 0:
             raise ValueError(
                 f"{self.name}: samples must be at least 1, flip in (0, 1], sigma and temperature above 0; found "
@@ -68,7 +69,7 @@ class NoiseContrastiveEstimation(Loss):
         """The noise, once ``auto`` is decided."""
         if self.noise != "auto":
             return self.noise
-        return "perturbed" if self.form == "conditional" else "fitted"
+        return "fitted" if self.form == "binary" else "perturbed"
 
     def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
         energy = OutputEnergy.of(graph, target, self.temperature)
@@ -78,7 +79,7 @@ class NoiseContrastiveEstimation(Loss):
             reason = noise_refusal(graph.variables[name].domain, name, self.kind)
             if reason is not None:
                 return reason
-        return energy.refuse(target)
+        return copy_refusal(graph) or energy.refuse(target)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         energy = OutputEnergy.of(graph, target, self.temperature)
@@ -87,15 +88,7 @@ class NoiseContrastiveEstimation(Loss):
         times, batch = 1 + self.samples, graph.num_instances
         noise = Noise(energy, statistics, self.kind)
         if self.kind == "perturbed":
-            drawn = perturb(
-                energy,
-                values,
-                self.samples,
-                setting.generator,
-                flip=self.flip,
-                sigma=self.sigma,
-                statistics=statistics,
-            )
+            drawn = self._neighbours(energy, values, statistics, setting.generator)
         else:
             drawn = noise.draw(values, self.samples, setting.generator)
         both = {n: torch.cat([v.detach(), drawn[n]]) for n, v in values.items()}
@@ -109,6 +102,27 @@ class NoiseContrastiveEstimation(Loss):
         value = torch.where(forbidden, torch.inf, value)
         held: Mapping[str, Mapping[str, Tensor]] | None = statistics or None
         return compared(free[0], free[1:].mean(0), value, held)
+
+    def _neighbours(
+        self, energy: OutputEnergy, values: Mapping[str, Tensor], statistics: Statistics, generator: Generator
+    ) -> dict[str, Tensor]:
+        """The draws of perturbed noise."""
+
+        def moved(start: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+            return perturb(
+                energy,
+                start,
+                times,
+                generator,
+                flip=self.flip,
+                sigma=self.sigma,
+                statistics=statistics,
+                lazy=self.form == "ranking",
+            )
+
+        if self.form == "ranking":
+            values = moved(values, 1)
+        return moved(values, self.samples)
 
     def _value(self, weight: Tensor) -> Tensor:
         """(B,) the loss from (1 + S, B) log weights; what is forbidden weighs -inf and has no gradient."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import Assignment, Discrete, FactorGraph
+from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph
 from ebmstruct.inference.latent.free_energy import (
     LISTED,
     CopySum,
@@ -162,6 +162,16 @@ def _copy_sum(found: CopySum, given: Mapping[str, Tensor]) -> Tensor:
     each = found.integral.followed(found.spread(given), found.modes(given))
     each = each.reshape(found.states.count, -1).masked_fill(~found.states.real, torch.inf)
     return soft_minimum(each, found.temperature)
+
+
+def copy_refusal(graph: FactorGraph) -> str | None:
+    """Why a graph's instances cannot be copied, in one sentence; None where they can."""
+    for factor in graph.factors:
+        if type(factor).repeat is Factor.repeat:
+            return (
+                f"it takes copies of the graph, and factor {factor.label!r}, a {type(factor).__name__}, has no repeat"
+            )
+    return None
 
 
 def discrete_outputs(energy: OutputEnergy) -> Sequence[str]:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from ebmstruct.graph import SE3, SO3, Assignment, FactorGraph, Real
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting
-from ebmstruct.learning.losses.output_energy import OutputEnergy, continuous_outputs
+from ebmstruct.learning.losses.output_energy import OutputEnergy, continuous_outputs, copy_refusal
 from ebmstruct.learning.losses.probes import probes
-from ebmstruct.learning.losses.scores import Scored, normal_like, score_refusal, signs_like
+from ebmstruct.learning.losses.scores import Scored, normal_like, released, score_refusal, signs_like
 
 WIDEST_TURN = 0.5
 """Noise of rotations, in radians, beyond which the formula of its density, which leaves full turns out, is not exact."""
+TOGETHER = 65536
+"""Numbers in copies of a batch up to which directions of the Hessian are taken together."""
+FEW = 4
+"""Directions below which copies, which need energies of their own, save nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class ScoreMatching(Loss):
         reason = score_refusal(energy) or energy.refuse(target)
         if reason is not None or self.form != "denoising":
             return reason
+        if self.samples > 1 or self.antithetic:
+            reason = copy_refusal(graph)
+            if reason is not None:
+                return reason
         for name in continuous_outputs(energy):
             domain = graph.variables[name].domain
             if isinstance(domain, Real) and domain.bounded:
@@ -93,8 +101,9 @@ class ScoreMatching(Loss):
             return LossValue(self._denoising(energy, values, setting), setting.state)
         scored = Scored.at(energy, values)
         weights = [_boundary(b.domain, values[b.name]) for b in scored.blocks]
-        value = _exact(scored, weights) if self.form == "exact" else self._sliced(scored, weights, setting)
-        return LossValue(scored.released(value), setting.state)
+        if self.form == "exact":
+            return LossValue(_exact(scored, weights), setting.state)
+        return LossValue(released(self._sliced(scored, weights, setting), scored), setting.state)
 
     def _sliced(self, scored: Scored, weights: list[Weight | None], setting: Setting) -> Tensor:
         draw = signs_like if self.direction == "signs" else normal_like
@@ -135,7 +144,7 @@ class ScoreMatching(Loss):
             wanted.append((noise * _turning(domain, size, noise), size))
         scored = Scored.at(copies, moved)
         apart = [(w - s * g).square() for (w, s), g in zip(wanted, scored.gradient, strict=True)]
-        return scored.released(0.5 * scored.sums(apart).reshape(times, batch).mean(0))
+        return released(0.5 * scored.sums(apart).reshape(times, batch).mean(0), scored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,14 +180,34 @@ def _first_order(scored: Scored, weights: list[Weight | None], *, squares: bool)
 
 
 def _exact(scored: Scored, weights: list[Weight | None]) -> Tensor:
-    """(B,) the objective with the diagonal of the Hessian, column by column."""
+    """(B,) the objective with the diagonal of the Hessian, direction by direction.
+
+    Where instances are small several directions are taken at once, in copies of the graph: calls cost more there than
+    numbers do.
+    """
+    energy = scored.energy
     value = _first_order(scored, weights, squares=True)
-    for probe in probes(scored.energy, scored.names):
-        along = [p.to(g) for p, g in zip(probe, scored.gradient, strict=True)]
-        bent = scored.product(along)
-        picked = [p * b if w is None else w.value * p * b for p, b, w in zip(along, bent, weights, strict=True)]
-        value = value - scored.sums(picked)
-    return value
+    directions = probes(energy, scored.names)
+    piece = min(len(directions), TOGETHER // max(1, sum(s.numel() for s in scored.steps)))
+    piece = piece if piece >= FEW and copy_refusal(energy.graph) is None else 1
+    used = [scored]
+    for begin in range(0, len(directions), piece):
+        chosen = directions[begin : begin + piece]
+        times = len(chosen)
+        if times == 1:
+            copies = scored
+        else:
+            moved = {n: v.detach().repeat(times, *[1] * (v.dim() - 1)) for n, v in scored.values.items()}
+            copies = Scored.at(energy.repeat(times), moved)
+            used.append(copies)
+        along = [torch.cat(parts).to(g) for parts, g in zip(zip(*chosen, strict=True), copies.gradient, strict=True)]
+        bent = copies.product(along)
+        picked = [
+            p * b if w is None else w.value.repeat(times, 1) * p * b
+            for p, b, w in zip(along, bent, weights, strict=True)
+        ]
+        value = value - copies.sums(picked).reshape(times, -1).sum(0)
+    return released(value, *used)
 
 
 def _turning(domain: object, size: Tensor, noise: Tensor) -> Tensor | float:

@@ -107,21 +107,6 @@ class Scored:
         pieces = [by_instance(p.sum(1), b) for p, b in zip(parts, self.blocks, strict=True)]
         return torch.stack(pieces).sum(0) if len(pieces) > 1 else pieces[0]
 
-    def released(self, value: Tensor) -> Tensor:
-        """A value made of the gradient, without its record where that leads to no parameter but only back to the steps."""
-        seen: set[object] = set()
-        todo = [value.grad_fn]
-        while todo:
-            node = todo.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and not any(leaf is s for s in self.steps):
-                return value
-            todo += [following for following, _ in node.next_functions]
-        return value.detach()
-
     def product(self, along: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The Hessian of E / T times a direction (n, t) each, with a record. Errors: LossRefusal where there is none."""
         with torch.enable_grad():
@@ -142,6 +127,23 @@ class Scored:
 
 
 _ONCE = "the energy can be differentiated once only by {}, and scores need more; write it in plain torch operations"
+
+
+def released(value: Tensor, *made_of: Scored) -> Tensor:
+    """A value made of gradients, without its record where that leads to no parameter but only back to the steps."""
+    steps = {id(s) for scored in made_of for s in scored.steps}
+    seen: set[object] = set()
+    todo = [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in steps:
+            return value
+        todo += [following for following, _ in node.next_functions]
+    return value.detach()
 
 
 def _domain(graph: FactorGraph, name: str) -> Continuous:
