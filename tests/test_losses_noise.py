@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import ebmstruct as es
+from ebmstruct.learning.checkpoint import load_tree, save_tree
 from ebmstruct.learning.losses.noise import Noise, draw_states, perturb
 from ebmstruct.learning.losses.noise_statistics import covariance, updated
 from ebmstruct.learning.losses.output_energy import OutputEnergy
+from ebmstruct.testing import random_segments
 
 F64 = torch.float64
 LOSSES = {
@@ -113,6 +116,27 @@ def test_latent_sites_are_summed_out() -> None:
         assert own.tolist() == pytest.approx(loss(summed, target, generator=seeded(1)).value.tolist(), rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["chain", "segments"])
+def test_partly_known_sites(kind: str) -> None:
+    """Where some labels of a chain are not known, the energy of the others is minus the log partition of the rest."""
+    if kind == "chain":
+        graph = es.FactorGraph(
+            [es.Variables.of_lengths("y", es.Discrete(3), [4, 2])], [es.ChainFactor(("y",), "c", normal(3, 3, seed=2))]
+        )
+    else:
+        graph = random_segments([4, 2], 2, 3, seeded(2))
+    known = torch.tensor([True, False, True, False, False, True])
+    drawn = es.sample(graph, num_samples=1, generator=seeded(3)).values["y"][0]
+    target = es.Assignment({"y": torch.where(known, drawn, 9)}, known={"y": known})
+    energy = OutputEnergy.of(graph, target, 0.7)
+    assert energy.refuse(target) is None
+    conditioned = graph.condition(es.Assignment({"y": torch.where(known, target["y"], 0)}, known={"y": known}))
+    expected = -0.7 * es.log_partition(conditioned, temperature=0.7)
+    assert torch.allclose(energy(energy.values(target)), expected)
+    loss = es.NoiseContrastiveEstimation(temperature=0.7, samples=3)
+    assert bool(loss(graph, target).value.isfinite().all())
+
+
 def test_values_by_hand() -> None:
     """One site of two states under uniform noise: w = -E + log 2 for each, and the formulas of the docstring."""
     energy = torch.tensor([[0.3, 1.1]], dtype=F64)
@@ -187,7 +211,7 @@ def test_perturbations_are_as_likely_back_as_forth() -> None:
     graph = es.FactorGraph([y, x], [])
     values = {"y": torch.tensor([0, 1, 2, 0, 1, 2]), "x": torch.tensor([[0.1], [0.8]], dtype=F64)}
     energy = OutputEnergy.of(graph, es.Assignment(values))
-    statistics = {"x": {"count": torch.ones(1), "mean": torch.zeros(1, 1), "scatter": torch.ones(1, 1, 1)}}
+    statistics = {"x": {"count": torch.ones(1), "mean": torch.zeros(1, 1), "scatter": torch.ones(1, 1)}}
     moved = perturb(energy, values, 8000, seeded(1), flip=0.4, sigma=0.9, statistics=statistics)
     states, points = moved["y"].reshape(8000, 6), moved["x"].reshape(8000, 2)
     changed, moves = states != values["y"], points != values["x"].T
@@ -345,7 +369,7 @@ def test_the_objective_is_least_at_the_truth_for_each_input() -> None:
     assert found.tolist() == pytest.approx(planted.tolist(), abs=0.2)
 
 
-def test_state_goes_from_call_to_call() -> None:
+def test_state_goes_from_call_to_call(tmp_path: Path) -> None:
     """The statistics come back as state, of tensors only, and the same generator gives the same value."""
     w = torch.ones(3, dtype=F64)
     loss = es.NoiseContrastiveEstimation(samples=3, noise="fitted")
@@ -355,7 +379,24 @@ def test_state_goes_from_call_to_call() -> None:
     again = loss(mixed(w, [3]), target_of([3], 1), generator=seeded(1), state=first.state)
     assert again.value.tolist() == second.value.tolist()
     assert first.correct is not None and first.incorrect is not None
+    save_tree(tmp_path / "state", {"state": first.state})
+    loaded = load_tree(tmp_path / "state")["state"]
+    resumed = loss(mixed(w, [3]), target_of([3], 1), generator=seeded(1), state=loaded)
+    assert resumed.value.tolist() == second.value.tolist()
     assert loss(mixed(w, [2]), target_of([2]), generator=seeded(1)).value.shape == (1,)
+
+
+def test_one_bad_instance_harms_no_other() -> None:
+    """A target of NaN makes the loss of its own instance NaN, and leaves the others as they were."""
+    w = torch.tensor([0.5, 1.2, 0.8], dtype=F64)
+    target = target_of([2, 2, 1])
+    z = target["z"].clone()
+    z[2] = math.nan
+    bad = es.Assignment({"y": target["y"], "z": z})
+    for loss in (es.NoiseContrastiveEstimation(), es.NoiseContrastiveEstimation(form="binary", noise="uniform")):
+        graph = mixed(w, [2, 2, 1], bound=None if loss.noise == "auto" else 5.0)
+        value = loss(graph, bad, generator=seeded(1)).value
+        assert bool(value[1].isnan()) and bool(value[[0, 2]].isfinite().all())
 
 
 def test_forbidden_states_and_evidence() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import SE2, SE3, SO2, SO3, Continuous, Discrete, Real, Variables
-from ebmstruct.learning.losses.noise_statistics import Statistics, covariance
+from ebmstruct.learning.losses.noise_statistics import Statistics, covariance, spread
 from ebmstruct.learning.losses.output_energy import OutputEnergy
 from ebmstruct.learning.losses.scores import by_instance
 
@@ -96,11 +97,17 @@ class Noise:
             weight = counts[torch.arange(block.num_sites) % counts.shape[0]] * mask
         return weight / weight.sum(1, keepdim=True)
 
+    @cached_property
+    def _factors(self) -> dict[str, Tensor]:
+        """Block name to (L, d, d), the Cholesky factors of the covariances."""
+        held = {n: s for n, s in self.statistics.items() if "scatter" in s}
+        return {n: torch.linalg.cholesky(covariance(s)) for n, s in held.items()}
+
     def _gaussian(self, block: Variables, times: int, generator: Generator) -> Tensor:
         """(times * n, d) draws."""
         held = self.statistics[block.name]
         places, d = held["mean"].shape
-        factor = torch.linalg.cholesky(covariance(held))
+        factor = self._factors[block.name]
         z = torch.randn(
             (times * block.num_sites // places, places, d),
             generator=generator,
@@ -113,7 +120,7 @@ class Noise:
     def _gaussian_log_density(self, block: Variables, value: Tensor) -> Tensor:
         held = self.statistics[block.name]
         places, d = held["mean"].shape
-        factor = torch.linalg.cholesky(covariance(held))
+        factor = self._factors[block.name]
         apart = value.double().cpu().reshape(-1, places, d) - held["mean"]
         white = torch.linalg.solve_triangular(factor, apart.permute(1, 2, 0), upper=False)  # (L, d, rows)
         half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -149,20 +156,21 @@ def perturb(
         if isinstance(block.domain, Discrete):
             out[name] = _flipped(energy, block, like, chosen, times, flip, lazy, generator)
             continue
-        spread = covariance(statistics[name]).diagonal(dim1=-2, dim2=-1).sqrt() if name in statistics else None
-        moved = _stepped(block.domain, like, sigma, spread, generator)
+        width = spread(statistics[name]) if name in statistics else None
+        moved = _stepped(block.domain, like, sigma, width, generator)
         out[name] = torch.where(chosen[:, None], moved, like)
     return out
 
 
-def _stepped(domain: Continuous, x: Tensor, sigma: float, spread: Tensor | None, generator: Generator) -> Tensor:
-    """Points a normal step away: of ``sigma`` times ``spread`` (L, d) for vectors."""
+def _stepped(domain: Continuous, x: Tensor, sigma: float, width: Tensor | None, generator: Generator) -> Tensor:
+    """Points a normal step away: of ``sigma`` times ``width`` (L, d) for vectors."""
     size = (x.shape[0], domain.tangent_dim)
     step = sigma * torch.randn(size, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
     if not isinstance(domain, Real):
         return domain.retract(x, step)
-    assert spread is not None
-    moved = x + step * spread[torch.arange(x.shape[0]) % spread.shape[0]].to(x)
+    assert width is not None
+    width = width.to(x)
+    moved = x + step * (width if width.shape[0] == 1 else width[torch.arange(x.shape[0]) % width.shape[0]])
     return _reflected(domain, moved) if domain.bounded else moved
 
 

@@ -142,5 +142,6 @@ class NoiseContrastiveEstimation(Loss):
             block = energy.graph.variables[name]
             needed = self.kind == "fitted" or (self.kind == "perturbed" and not isinstance(block.domain, Discrete))
             if needed and kept(block):
-                out[name] = updated(block, values[name], mask, before.get(name))
+                diagonal = self.kind == "perturbed"
+                out[name] = updated(block, values[name], mask, before.get(name), diagonal=diagonal)
         return out

@@ -13,23 +13,28 @@ from ebmstruct.graph import Discrete, Real, Variables
 Statistics = Mapping[str, Mapping[str, Tensor]]
 """Block name to its tensors; the first axis is the place in an instance, of length 1 where instances differ in size.
 
-Discrete: counts (L, K).  Real: count (L,), mean (L, d), scatter (L, d, d) about the mean. All float64.
+Discrete: counts (L, K).  Real: count (L,), mean (L, d), scatter about the mean, (L, d, d) or its diagonal (L, d). All
+float64.
 """
 
 
-def updated(block: Variables, values: Tensor, output: Tensor, before: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The statistics of a block with one more batch of targets; output: (n,) bool, the sites that count.
+def updated(
+    block: Variables, values: Tensor, output: Tensor, before: Mapping[str, Tensor] | None, *, diagonal: bool = False
+) -> dict[str, Tensor]:
+    """The statistics of a block with one more batch of targets.
 
+    output: (n,) bool, the sites that count.  diagonal: only the diagonal of the scatter is kept, at d numbers, not d^2.
     Sites are told apart by their place in the instance as long as all instances have the same number of them.
     """
     places = _places(block, before)
     place = torch.arange(block.num_sites) % places
-    chosen = output.cpu()
-    seen = values.detach().cpu()[chosen]
+    seen = values.detach().cpu()
+    chosen = output.cpu() & seen.reshape(block.num_sites, -1).isfinite().all(1)  # one bad target must not spoil all
+    seen = seen[chosen]
     fresh = (
         _counts(place[chosen], seen, places, block.discrete.largest)
         if isinstance(block.domain, Discrete)
-        else _moments(place[chosen], seen.double(), places)
+        else _moments(place[chosen], seen.double(), places, diagonal)
     )
     return fresh if before is None else _joined(before, fresh, places)
 
@@ -48,12 +53,14 @@ def _counts(place: Tensor, states: Tensor, places: int, largest: int) -> dict[st
     return {"counts": flat.reshape(places, largest).double()}
 
 
-def _moments(place: Tensor, x: Tensor, places: int) -> dict[str, Tensor]:
+def _moments(place: Tensor, x: Tensor, places: int, diagonal: bool) -> dict[str, Tensor]:
     d = x.shape[1]
     count = torch.bincount(place, minlength=places).double()
     mean = x.new_zeros(places, d).index_add(0, place, x) / count.clamp(min=1)[:, None]
     apart = x - mean[place]
-    if places == 1:
+    if diagonal:
+        scatter = x.new_zeros(places, d).index_add(0, place, apart.square())
+    elif places == 1:
         scatter = (apart.T @ apart)[None]
     else:
         scatter = x.new_zeros(places, d, d).index_add(0, place, apart[:, :, None] * apart[:, None, :])
@@ -80,7 +87,10 @@ def _pooled(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     share = parts["count"] / count.clamp(min=1)
     mean = (share[..., None] * parts["mean"]).sum(0)
     apart = parts["mean"] - mean
-    between = parts["count"][..., None, None] * apart[..., :, None] * apart[..., None, :]
+    if parts["scatter"].dim() == apart.dim():
+        between = parts["count"][..., None] * apart.square()
+    else:
+        between = parts["count"][..., None, None] * apart[..., :, None] * apart[..., None, :]
     return {"count": count, "mean": mean, "scatter": (parts["scatter"] + between).sum(0)}
 
 
@@ -91,9 +101,15 @@ def covariance(statistics: Mapping[str, Tensor]) -> Tensor:
     """
     count, scatter = statistics["count"][:, None, None], statistics["scatter"]
     d = scatter.shape[-1]
-    own = scatter.diagonal(dim1=-2, dim2=-1) / statistics["count"].clamp(min=1)[:, None]
-    own = torch.where(own > 0, own, 1.0)
-    return (scatter + (d + 1) * torch.diag_embed(own)) / (count + d + 1)
+    return (scatter + (d + 1) * torch.diag_embed(spread(statistics).square())) / (count + d + 1)
+
+
+def spread(statistics: Mapping[str, Tensor]) -> Tensor:
+    """(L, d) float64: the standard deviation of each coordinate; 1 where it never varied."""
+    scatter = statistics["scatter"]
+    own = scatter.diagonal(dim1=-2, dim2=-1) if scatter.dim() == 3 else scatter
+    own = own / statistics["count"].clamp(min=1)[:, None]
+    return torch.where(own > 0, own, 1.0).sqrt()
 
 
 def kept(block: Variables) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph
+from ebmstruct.inference import Ask, Query, Solver, explain, log_partition
 from ebmstruct.inference.latent.free_energy import (
     LISTED,
     CopySum,
@@ -78,6 +79,8 @@ class OutputEnergy:
         if not self.latent:
             return None
         graph = self.conditioned(self.values(target))
+        if self._all_discrete and _sums(graph):
+            return None
         reason = free_energy_refusal(graph, self.latent, LISTED, WIDEST)
         if reason is None:
             continuous = latent_blocks(graph, self.latent)[1]
@@ -109,6 +112,10 @@ class OutputEnergy:
         chosen = {n: values[n] for n in self.outputs}
         return self.graph.condition(Assignment(chosen, known, self.allowed))
 
+    @property
+    def _all_discrete(self) -> bool:
+        return all(isinstance(v.domain, Discrete) for v in self.graph.variables.values())
+
     def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
         """(B,) float64: +inf where nothing is feasible.
 
@@ -120,6 +127,8 @@ class OutputEnergy:
                 return self.graph.energy(values)
             return self.graph.condition(Assignment({}, {}, self.allowed)).energy(values)
         graph = self.conditioned(values)
+        if self._all_discrete and _sums(graph):
+            return -self.temperature * log_partition(graph, temperature=self.temperature)
         assert graph.evidence is not None
         empty = {n: v for n, v in values.items() if not v.shape[0]}
         given = {**empty, **{n: v for n, v in graph.evidence.values.items() if n not in self.latent}}
@@ -127,6 +136,12 @@ class OutputEnergy:
         if isinstance(found, TableSum):
             return _table_sum(found, given)
         return _copy_sum(found, given)
+
+
+def _sums(graph: FactorGraph) -> bool:
+    """Whether some solver of discrete graphs, of tables or of segments, gives a log partition with derivatives."""
+    choice = explain(graph, Query(Ask.LOG_PARTITION))
+    return bool(choice.entries) and type(choice.entries[0].solver).log_partition is not Solver.log_partition
 
 
 def _table_sum(found: TableSum, given: Mapping[str, Tensor]) -> Tensor:
