@@ -79,7 +79,7 @@ class OutputEnergy:
         if not self.latent:
             return None
         graph = self.conditioned(self.values(target))
-        if self._all_discrete and _sums(graph):
+        if self._summing(graph) is not None:
             return None
         reason = free_energy_refusal(graph, self.latent, LISTED, WIDEST)
         if reason is None:
@@ -112,9 +112,13 @@ class OutputEnergy:
         chosen = {n: values[n] for n in self.outputs}
         return self.graph.condition(Assignment(chosen, known, self.allowed))
 
-    @property
-    def _all_discrete(self) -> bool:
-        return all(isinstance(v.domain, Discrete) for v in self.graph.variables.values())
+    def _summing(self, graph: FactorGraph) -> Solver | None:
+        """What sums a discrete graph, of tables or of segments, with derivatives; None where nothing does."""
+        if not all(isinstance(v.domain, Discrete) for v in graph.variables.values()):
+            return None
+        choice = explain(graph, Query(Ask.LOG_PARTITION))
+        found = choice.entries[0].solver if choice.entries else None
+        return None if found is None or type(found).log_partition is Solver.log_partition else found
 
     def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
         """(B,) float64: +inf where nothing is feasible.
@@ -127,8 +131,9 @@ class OutputEnergy:
                 return self.graph.energy(values)
             return self.graph.condition(Assignment({}, {}, self.allowed)).energy(values)
         graph = self.conditioned(values)
-        if self._all_discrete and _sums(graph):
-            return -self.temperature * log_partition(graph, temperature=self.temperature)
+        solver = self._summing(graph)
+        if solver is not None:
+            return -self.temperature * log_partition(graph, solver, temperature=self.temperature)
         assert graph.evidence is not None
         empty = {n: v for n, v in values.items() if not v.shape[0]}
         given = {**empty, **{n: v for n, v in graph.evidence.values.items() if n not in self.latent}}
@@ -136,12 +141,6 @@ class OutputEnergy:
         if isinstance(found, TableSum):
             return _table_sum(found, given)
         return _copy_sum(found, given)
-
-
-def _sums(graph: FactorGraph) -> bool:
-    """Whether some solver of discrete graphs, of tables or of segments, gives a log partition with derivatives."""
-    choice = explain(graph, Query(Ask.LOG_PARTITION))
-    return bool(choice.entries) and type(choice.entries[0].solver).log_partition is not Solver.log_partition
 
 
 def _table_sum(found: TableSum, given: Mapping[str, Tensor]) -> Tensor:
