@@ -14,7 +14,7 @@ from ebmstruct.learning.losses.output_energy import OutputEnergy
 
 @dataclass(frozen=True)
 class RatioMatching(Loss):
-    """Half the squared error of every site's conditional probabilities (Hyvärinen 2007, section 4).
+    """Half the squared error of every site's conditional probabilities (Hyvärinen 2007).
 
     L = sum_i 1/2 sum_k (p(k | all others) - [k is the target's state])^2. With two states that is the square of the
     probability of the wrong one, Hyvärinen's objective; with more it is the quadratic score of each conditional, proper

@@ -37,7 +37,7 @@ class ScoreMatching(Loss):
       blurred by that noise.
 
     Latent sites are summed out where that is exact: discrete ones, and continuous ones in linear residuals. Bounded
-    coordinates: by ``exact`` and ``sliced`` weighted to vanish at the bounds (Hyvärinen 2007, section 3; Yu, Drton and
+    coordinates: by ``exact`` and ``sliced`` weighted to vanish at the bounds (Hyvärinen 2007; Yu, Drton and
     Shojaie 2019). Rotations and poses: derivatives are by steps (Mardia, Kent and Laha 2016). Margin class: positive, but
     what is compared are neighbours of the target only: weights of modes far apart are hardly learned. Discrete outputs are
     refused. Not for energies with a curvature that is 0 almost everywhere, as of networks with ReLU.
