@@ -115,14 +115,18 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "FenchelYoung",
+        "Implicit",
         "Loss",
         "NegativeLogLikelihood",
         "Perceptron",
+        "PerturbAndMap",
         "PseudoLikelihood",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "Unrolled",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -231,14 +235,18 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

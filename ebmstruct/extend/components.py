@@ -47,6 +47,10 @@ CORE: dict[str, dict[str, str]] = {
         "perceptron": "ebmstruct.learning.losses:Perceptron",
         "structured_hinge": "ebmstruct.learning.losses:StructuredHinge",
         "pseudo_likelihood": "ebmstruct.learning.losses:PseudoLikelihood",
+        "fenchel_young": "ebmstruct.learning.losses:FenchelYoung",
+        "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
+        "unrolled": "ebmstruct.learning.losses:Unrolled",
+        "implicit": "ebmstruct.learning.losses:Implicit",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -1,23 +1,30 @@
 """How energies are shaped: losses and the training loop."""
 
 from ebmstruct.learning.losses import (
+    FenchelYoung,
+    Implicit,
     Loss,
     LossValue,
     NegativeLogLikelihood,
     Perceptron,
+    PerturbAndMap,
     PseudoLikelihood,
     Setting,
     SoftmaxMargin,
     StructuredHinge,
+    Unrolled,
 )
 from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
 
 __all__ = [
+    "FenchelYoung",
+    "Implicit",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
     "Perceptron",
+    "PerturbAndMap",
     "PseudoLikelihood",
     "Setting",
     "SoftmaxMargin",
@@ -25,6 +32,7 @@ __all__ = [
     "TrainingEvent",
     "TrainingOptions",
     "TrainingTrace",
+    "Unrolled",
     "fit",
     "resolve_device",
 ]
