@@ -52,9 +52,9 @@ class Curvature:
             found = torch.autograd.grad(
                 energy.sum(), self._steps, create_graph=True, allow_unused=True, materialize_grads=True
             )
-        self.packing = Packing.of(self._steps, function.instances, energy.shape[0])
-        self._free = self._open(found)
-        self.gradient = self.packing.pack(self.tangent(found))
+            self.packing = Packing.of(self._steps, function.instances, energy.shape[0])
+            self._free = self._open(found)
+            self.gradient = self.packing.pack(self.tangent(found))
 
     def _open(self, gradient: Sequence[Tensor]) -> list[Tensor | None]:
         """For each block what moves, as 0 and 1: neither clamped nor pressed against a bound."""

@@ -103,8 +103,9 @@ class RelaxedFreeEnergy:
     def best_response(self, point: Sequence[Tensor]) -> dict[str, Tensor]:
         """Block to (n, K): logarithms of the weights that each site would take, all others being as they are.
 
-        They are -dE/dw / T, normalised. At a stationary point they are the logarithms of the point's own weights, and exact however small a weight is,
-        which square roots of weights are not. Differentiable in the point and in the factors' values.
+        They are -dE/dw / T, normalised. At a stationary point they are the logarithms of the point's own weights, and
+        exact however small a weight is, which square roots of weights are not. Differentiable in the point and in the
+        factors' values.
         """
         count = len(self.discrete.names)
         if not count:

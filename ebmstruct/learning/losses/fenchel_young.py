@@ -30,8 +30,9 @@ NOISES = ("gumbel", "gaussian")
 class FenchelYoung(Loss):
     """E(target) + T R(target) - min_p [E_p E(y) + T R(p)] over distributions p of outputs.
 
-    The loss of a regulariser R (Blondel, Martins and Niculae 2020): convex in energies of tables, never negative, 0 where the regularised prediction is the
-    target alone, and its gradient is the energy's gradient at the target less its mean under that prediction.
+    The loss of a regulariser R (Blondel, Martins and Niculae 2020): convex in energies of tables, never negative, 0 where
+    the regularised prediction is the target alone. Its gradient is the energy's gradient at the target less its mean
+    under that prediction.
 
     regulariser:
       - "entropy": R = -H(p), and T times the likelihood's loss at temperature T. Unknown sites are summed out.

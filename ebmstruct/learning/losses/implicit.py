@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ logger = logging.getLogger("ebmstruct")
 LINEAR_SOLVERS = ("auto", "dense", "conjugate_gradients")
 DENSE = 96
 """Coordinates of the largest instance up to which "auto" builds the Hessian."""
-COARSE = {torch.float64: 1e-9, torch.float32: 2e-4}
-"""No Newton step can be asked to be smaller in a precision."""
+FINE = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""A Newton step so short, as a share of a point's largest entry or of 1, changes nothing in a precision."""
+COARSE = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""No Newton step can be asked to be shorter in a precision."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ class Implicit(Loss):
     their states, of which the relaxed energy less T times their entropy is minimised from even weights by L-BFGS (with
     T = 1 the fixed point of naive mean field), points beside them jointly from ``Continuous.start``; the setting's solver
     plays no part then. Unknown sites are minimised over jointly, and are not judged.
-    What was found is refined by Newton steps until a Newton step is at most ``tolerance`` long. An instance where that
-    fails, or where the curvature is not positive (no minimum, or one that is not isolated), gives its value but no
-    gradient, and a warning is logged: ``figures`` has "sound" (1 or 0), "distance" (the last Newton step's largest entry),
-    "found_distance" (the same before refinement), "curvature" (the least seen).
+    What was found is refined by Newton steps as far as the precision goes. An instance that is then farther than
+    ``tolerance`` from stationarity (measured by the Newton step that is left), or whose curvature is not positive (no
+    minimum, or one that is not isolated), gives its value but no gradient, and a warning is logged. ``figures`` has "sound"
+    (1 or 0), "distance" (the largest entry of the Newton step left), "found_distance" (the same before refinement), and
+    "curvature" (the least seen, or 1 where that is larger); the state counts the instances that were not sound.
 
     temperature: T; it must be positive where a discrete site is open.  task_loss, scale: as for ``unrolled``.
     linear_solver: "dense" builds H (its eigenvalues prove a minimum), "conjugate_gradients" multiplies by it,
@@ -61,7 +64,7 @@ class Implicit(Loss):
     scale: float = 1.0
     linear_solver: Literal["auto", "dense", "conjugate_gradients"] = "auto"
     damping: float = 0.0
-    tolerance: float = 1e-8
+    tolerance: float = 1e-6
     refinements: int = 10
     max_iterations: int = 500
 
@@ -100,14 +103,14 @@ class Implicit(Loss):
         weight = torch.where(curvature.packing.spread(sound), solution.x, 0.0)
         through = -curvature.packing.dot(curvature.gradient, weight).double()
         whole = torch.where(sound, value + through - through.detach(), value.detach())
-        _warn(sound)
         figures = {
             "sound": sound.double(),
             "distance": found.distance,
             "found_distance": found.found_distance,
             "curvature": torch.minimum(found.lowest, solution.curvature),
         }
-        return LossValue(whole if torch.is_grad_enabled() else whole.detach(), figures=figures)
+        state = _counted(setting.state, sound)
+        return LossValue(whole if torch.is_grad_enabled() else whole.detach(), state, figures=figures)
 
     def _minimiser(self, graph: FactorGraph, setting: Setting) -> _Minimiser:
         values = starting_point(graph, None)
@@ -123,7 +126,8 @@ class Implicit(Loss):
     def _refined(self, function: RelaxedFreeEnergy, point: Point) -> _Minimiser:
         """Newton steps, each kept in the instances where it makes the gradient smaller."""
         curvature = Curvature(function, point, self.damping)
-        tolerance = max(self.tolerance, COARSE.get(function.dtype, 1e-4))
+        tolerance = max(self.tolerance, COARSE.get(function.dtype, 1e-3))
+        fine = FINE.get(function.dtype, 1e-6)
         first = torch.zeros(0, dtype=torch.float64)
         for count in range(self.refinements + 1):
             packing, gradient = curvature.packing, curvature.gradient.detach()
@@ -131,7 +135,7 @@ class Implicit(Loss):
             distance = torch.where(newton.sound, packing.largest(newton.x).double(), torch.inf)
             first = distance if count == 0 else first
             sound = newton.sound & (distance <= tolerance)
-            going = newton.sound & ~sound
+            going = newton.sound & (distance > fine)
             if count == self.refinements or not bool(going.any()):
                 break
             step = torch.where(packing.spread(going), newton.x, 0.0)
@@ -174,10 +178,15 @@ def _answered(graph: FactorGraph, solver: Solver | None, values: dict[str, Tenso
     return {n: answer[n].to(v.dtype) if v.is_floating_point() else v for n, v in values.items()}
 
 
-def _warn(sound: Tensor) -> None:
-    if not bool(sound.all()):
+def _counted(state: Any, sound: Tensor) -> dict[str, int]:
+    """The state with the instances that gave no gradient counted; a warning at the first and when their number doubles."""
+    before = int(state["unsound"]) if state else 0
+    after = before + int((~sound).sum())
+    if after.bit_length() > before.bit_length():
         logger.warning(
-            "implicit: instances %s have no isolated minimum that was reached to tolerance; they give no gradient "
-            "(curvature and distance are in the figures)",
+            "implicit: instances %s have no isolated minimum that was reached to tolerance; they give no gradient (%d "
+            "such so far; curvature and distance are in the figures)",
             (~sound).nonzero()[:, 0].tolist()[:10],
+            after,
         )
+    return {"unsound": after}

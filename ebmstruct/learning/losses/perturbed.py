@@ -113,15 +113,21 @@ def _tilts(graph: FactorGraph, scale: float, generator: Generator) -> list[Block
     out, dtype = [], precision(graph)
     for block in open_continuous(graph):
         assert isinstance(block.domain, Real)
-        shape = (block.num_sites, block.domain.dim)
-        normal = scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        owner, count = block.instance, block.num_instances
-
-        def tilt(x: Tensor, offsets: object, n: Tensor = normal, i: Tensor = owner, b: int = count) -> Tensor:
-            return -(x * n.to(x.dtype)).sum(1).new_zeros(b).index_add(0, i, (x * n.to(x.dtype)).sum(1))
-
-        out.append(BlockFactor((block.name,), f"tilt of {block.name}", tilt))
+        normal = scale * torch.randn(block.num_sites, block.domain.dim, generator=generator, dtype=torch.float64)
+        place = torch.arange(block.num_sites) - block.offsets[block.instance]
+        longest = int(block.lengths.max()) if block.num_instances else 0
+        padded = normal.new_zeros(block.num_instances, longest, block.domain.dim)
+        padded[block.instance, place] = normal
+        out.append(BlockFactor((block.name,), f"tilt of {block.name}", _tilt, (padded.to(dtype),)))
     return out
+
+
+def _tilt(x: Tensor, normal: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+    """(B,): minus the inner product of an instance's points (n, d) and its normals (B, L, d)."""
+    owner = torch.repeat_interleave(offsets[0].diff())
+    place = torch.arange(x.shape[0]) - offsets[0][owner]
+    rows = -(x * normal[owner, place]).sum(1)
+    return rows.new_zeros(normal.shape[0]).index_add(0, owner, rows)
 
 
 def repeated(target: Assignment, times: int) -> Assignment:
