@@ -186,6 +186,51 @@ def test_no_isolated_minimum_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.allclose(alone, both)
 
 
+def pose_chain(p: Tensor, count: int) -> tuple[es.FactorGraph, es.Assignment]:
+    """A walk in the plane by odometry that parameters scale, pulled to where it was seen; and the true walk."""
+    domain, block = es.SE2(), es.Variables.of_lengths("pose", es.SE2(), [count, count // 2])
+    total = block.num_sites
+    place = torch.arange(total) - block.offsets[block.instance]
+    later = (place > 0).nonzero()[:, 0]
+    moves = torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64).expand(later.numel(), 3)
+    truth = [domain.start(1, torch.float64)]
+    for _ in range(count - 1):
+        truth.append(domain.retract(truth[-1], moves[:1]))
+    walk = torch.cat(truth)[place]
+    seen = walk + 0.1 * torch.randn(total, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def stepped(before: Tensor, now: Tensor, move: Tensor) -> Tensor:
+        return domain.local(domain.retract(before, move * p[:3]), now) * 3.0
+
+    def faced(at: Tensor, where: Tensor) -> Tensor:
+        return (at - where) * p[3]
+
+    odometry = es.ResidualFactor(("pose", "pose"), "odometry", stepped, torch.stack([later - 1, later]), (moves,))
+    pulled = es.ResidualFactor(("pose",), "seen", faced, torch.arange(total)[None], (seen,))
+    return es.FactorGraph([block], [odometry, pulled]), es.Assignment({"pose": walk})
+
+
+def test_least_squares_are_preconditioned() -> None:
+    """On chains of 24 and 12 poses conjugate gradients give the gradient of the dense solution; clamped poses stay out."""
+    p = torch.tensor([1.1, 0.9, 1.05, 1.0], dtype=torch.float64)
+    known = {"pose": torch.arange(36) % 12 == 5}
+
+    def slope(solver: str, clamp: bool) -> Tensor:
+        loss = es.Implicit(linear_solver=solver)  # type: ignore[arg-type]
+
+        def value(q: Tensor) -> Tensor:
+            graph, walk = pose_chain(q, 24)
+            graph = graph.condition(es.Assignment(walk.values, known=known)) if clamp else graph
+            found = loss(graph, walk)
+            assert found.figures["sound"].tolist() == [1.0, 1.0]
+            return found.value
+
+        return assert_gradient(value, p, directions=1)
+
+    for clamp in (False, True):
+        assert torch.allclose(slope("dense", clamp), slope("conjugate_gradients", clamp), rtol=1e-7)
+
+
 def test_a_poor_answer_is_refined() -> None:
     """A solver stopped early is brought to stationarity: the same value and gradient as from the exact answer."""
     case = CONTINUOUS["pose"]

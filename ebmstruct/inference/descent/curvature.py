@@ -12,6 +12,7 @@ from torch import Tensor
 from ebmstruct.graph import Real
 from ebmstruct.inference.descent.packing import Packing
 from ebmstruct.inference.descent.relaxed_free_energy import RelaxedFreeEnergy, SquareRoots
+from ebmstruct.inference.least_squares.preconditioner import GaussNewtonInverse
 from ebmstruct.inference.smooth_energy import Point, Step
 
 FLAT = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -137,15 +138,32 @@ class Curvature:
         left = (~sound).to(values.dtype)
         return Solution(vector, values[:, 0].double(), left.double(), sound)
 
+    @cached_property
+    def _inverse(self) -> GaussNewtonInverse | None:
+        if self.function.discrete.names:
+            return None
+        return GaussNewtonInverse.of(self.function.smooth.graph, self.function.points(self.point))
+
+    def _preconditioned(self, vector: Tensor) -> Tensor:
+        """The Gauss-Newton inverse times a vector, where the energy is a least squares problem."""
+        if self._inverse is None:
+            return vector
+        free = self.tangent(self.packing.unpack(vector))
+        within = self.packing.pack(free)
+        return self.packing.pack(self.tangent(self._inverse(free))) + (vector - within)
+
     def solve_conjugate(self, right: Tensor, tolerance: float, max_iterations: int) -> Solution:
-        """x with H x = right, by conjugate gradients (Hestenes and Stiefel 1952), every instance with its own end."""
+        """x with H x = right, by conjugate gradients (Hestenes and Stiefel 1952), every instance with its own end.
+
+        Least squares problems are preconditioned by their Gauss-Newton matrix, and then take a handful of iterations.
+        """
         packing = self.packing
         x, r = torch.zeros_like(right), right.clone()
-        p, square = r.clone(), packing.dot(r, r)
-        first = square.clone()
-        aim = tolerance**2 * first
+        z = self._preconditioned(r)
+        p, square, first = z.clone(), packing.dot(r, z), packing.dot(r, r)
+        rest, aim = first.clone(), tolerance**2 * first
         curvature = torch.full_like(square, torch.inf)
-        going = square > aim
+        going = rest > aim
         for _ in range(max_iterations):
             if not bool(going.any()):
                 break
@@ -156,10 +174,12 @@ class Curvature:
             going = going & (bend > 0)
             length = packing.spread(torch.where(going, square / bend, 0.0))
             x, r = x + length * p, r - length * q
-            new = packing.dot(r, r)
-            p = r + packing.spread(torch.where(going, new / square, 0.0)) * p
+            z = self._preconditioned(r)
+            new = packing.dot(r, z)
+            p = z + packing.spread(torch.where(going, new / square, 0.0)) * p
             square = torch.where(going, new, square)
-            going = going & (square > aim)
-        residual = (square / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
+            rest = torch.where(going, packing.dot(r, r), rest)
+            going = going & (rest > aim)
+        residual = (rest / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
         sound = (curvature > 0) & (residual <= 10 * tolerance)
         return Solution(torch.where(packing.spread(sound), x, 0.0), curvature.double(), residual.double(), sound)
