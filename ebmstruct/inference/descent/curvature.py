@@ -24,12 +24,14 @@ class Solution:
     """x: a vector (``Packing``).  curvature: (B,) the least seen: the least eigenvalue where the matrix was built, else the
     least along the search directions.  residual: (B,) what is left of the right side, as a share of it.
     sound: (B,) bool, whether the curvature is positive and the system solved; x is 0 in the other instances.
+    bent: a vector of length 1 along which the curvature is negative, in instances where one was seen, else 0.
     """
 
     x: Tensor
     curvature: Tensor
     residual: Tensor
     sound: Tensor
+    bent: Tensor
 
 
 class Curvature:
@@ -136,7 +138,10 @@ class Curvature:
         x = (vectors @ (inverse[:, :, None] * (vectors.mT @ rows[:, :, None])))[:, :, 0]
         vector = x if self.packing.owner is None else x[self.packing.owner, self._place]
         left = (~sound).to(values.dtype)
-        return Solution(vector, values[:, 0].double(), left.double(), sound)
+        negative = values[:, 0] < -FLAT.get(values.dtype, 1e-5) * values[:, -1].abs()
+        bent = torch.where(negative[:, None], vectors[:, :, 0], 0.0)
+        bent = bent if self.packing.owner is None else bent[self.packing.owner, self._place]
+        return Solution(vector, values[:, 0].double(), left.double(), sound, bent)
 
     @cached_property
     def _inverse(self) -> GaussNewtonInverse | None:
@@ -162,7 +167,7 @@ class Curvature:
         z = self._preconditioned(r)
         p, square, first = z.clone(), packing.dot(r, z), packing.dot(r, r)
         rest, aim = first.clone(), tolerance**2 * first
-        curvature = torch.full_like(square, torch.inf)
+        curvature, bent = torch.full_like(square, torch.inf), torch.zeros_like(right)
         going = rest > aim
         for _ in range(max_iterations):
             if not bool(going.any()):
@@ -171,6 +176,8 @@ class Curvature:
             bend = packing.dot(p, q)
             quotient = bend / packing.dot(p, p)
             curvature = torch.where(going, torch.minimum(curvature, quotient), curvature)
+            unit = p / packing.spread(packing.dot(p, p).sqrt())
+            bent = torch.where(packing.spread(going & (bend < 0)), unit, bent)
             going = going & (bend > 0)
             length = packing.spread(torch.where(going, square / bend, 0.0))
             x, r = x + length * p, r - length * q
@@ -182,4 +189,5 @@ class Curvature:
             going = going & (rest > aim)
         residual = (rest / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
         sound = (curvature > 0) & (residual <= 10 * tolerance)
-        return Solution(torch.where(packing.spread(sound), x, 0.0), curvature.double(), residual.double(), sound)
+        x = torch.where(packing.spread(sound), x, 0.0)
+        return Solution(x, curvature.double(), residual.double(), sound, bent)

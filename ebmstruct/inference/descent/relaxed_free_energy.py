@@ -121,6 +121,18 @@ class RelaxedFreeEnergy:
             for name, g, legal in zip(self.discrete.names, gradient, self.discrete.legal, strict=True)
         }
 
+    def towards_response(self, point: Sequence[Tensor], lost: Tensor) -> Point:
+        """The point with weights half way to the best response, in the instances ``lost`` (B,) bool.
+
+        A weight of 0 is where no gradient by square roots leads away from; the response says what it ought to be.
+        """
+        logs = [x.detach() for x in self.best_response(point).values()]
+        roots = []
+        for q, log, owner in zip(point, logs, self.discrete.owners, strict=False):
+            mixed = (0.5 * (q.square() + log.exp().to(q.dtype))).sqrt()
+            roots.append(torch.where(lost[owner][:, None], mixed, q))
+        return (*roots, *point[len(roots) :])
+
     def _energy(self, weights: Sequence[Tensor], points: Sequence[Tensor]) -> Tensor:
         names = (*self.discrete.names, *self.smooth.names)
         fixed = {n: v for n, v in self.discrete.fixed.items() if n not in names}

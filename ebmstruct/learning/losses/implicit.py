@@ -26,6 +26,10 @@ DENSE = 96
 """Coordinates of the largest instance up to which "auto" builds the Hessian."""
 FINE = {torch.float64: 1e-12, torch.float32: 1e-6}
 """A Newton step so short, as a share of a point's largest entry or of 1, changes nothing in a precision."""
+ESCAPES = 5
+"""How often a descent that ended where there is no minimum is pushed on."""
+PUSH = 0.3
+"""How far, in the units of a step."""
 COARSE = {torch.float64: 1e-9, torch.float32: 1e-3}
 """No Newton step can be asked to be shorter in a precision."""
 
@@ -40,11 +44,12 @@ class Implicit(Loss):
     their states, of which the relaxed energy less T times their entropy is minimised from even weights by L-BFGS (with
     T = 1 the fixed point of naive mean field), points beside them jointly from ``Continuous.start``; the setting's solver
     plays no part then. Unknown sites are minimised over jointly, and are not judged.
-    What was found is refined by Newton steps as far as the precision goes. An instance that is then farther than
-    ``tolerance`` from stationarity (measured by the Newton step that is left), or whose curvature is not positive (no
-    minimum, or one that is not isolated), gives its value but no gradient, and a warning is logged. ``figures`` has "sound"
-    (1 or 0), "distance" (the largest entry of the Newton step left), "found_distance" (the same before refinement), and
-    "curvature" (the least seen, or 1 where that is larger); the state counts the instances that were not sound.
+    What was found is refined by Newton steps as far as the precision goes; a descent that ended at a saddle point is pushed
+    off it and goes on. An instance that is then farther than ``tolerance`` from stationarity (measured by the Newton step
+    that is left), or whose curvature is not positive (no minimum, or one that is not isolated), gives its value but no
+    gradient, and a warning is logged. ``figures`` has "sound" (1 or 0), "distance" (the largest entry of the Newton step
+    left), "found_distance" (the same before refinement), and "curvature" (the least seen, or 1 where that is larger); the
+    state counts the instances that were not sound.
 
     temperature: T; it must be positive where a discrete site is open.  task_loss, scale: as for ``unrolled``.
     linear_solver: "dense" builds H (its eigenvalues prove a minimum), "conjugate_gradients" multiplies by it,
@@ -110,7 +115,8 @@ class Implicit(Loss):
             "curvature": torch.minimum(found.lowest, solution.curvature),
         }
         state = _counted(setting.state, sound)
-        return LossValue(whole if torch.is_grad_enabled() else whole.detach(), state, figures=figures)
+        recorded = torch.is_grad_enabled() and function(found.point).requires_grad
+        return LossValue(whole if recorded else whole.detach(), state, figures=figures)
 
     def _minimiser(self, graph: FactorGraph, setting: Setting) -> _Minimiser:
         values = starting_point(graph, None)
@@ -119,9 +125,29 @@ class Implicit(Loss):
             begin = function.start(setting.generator, values)
         else:
             begin = function.start(setting.generator, _answered(graph, setting.solver, values))
+        point = self._descended(function, begin)
+        found = self._refined(function, point)
+        for _ in range(ESCAPES):
+            lost = ~found.sound
+            if not function.discrete.names:
+                lost = lost & (found.curvature.packing.largest(found.bent) > 0)
+            if not bool(lost.any()):
+                break
+            point = self._descended(function, self._pushed(found, lost))
+            found = self._refined(function, point)
+        return found
+
+    def _descended(self, function: RelaxedFreeEnergy, point: Point) -> Point:
         with torch.no_grad():
-            point = minimize_point(function, begin, DescentOptions(max_iterations=self.max_iterations)).point
-        return self._refined(function, point)
+            return minimize_point(function, point, DescentOptions(max_iterations=self.max_iterations)).point
+
+    def _pushed(self, found: _Minimiser, lost: Tensor) -> Point:
+        """Off saddle points, along what curves down, and off weights of 0; where neither is, the point stays."""
+        function, packing = found.function, found.curvature.packing
+        step = torch.where(packing.spread(lost), PUSH * found.bent, 0.0)
+        moved = function.retract(found.point, packing.unpack(step))
+        with torch.enable_grad():
+            return function.towards_response([x.detach().requires_grad_(True) for x in moved], lost)
 
     def _refined(self, function: RelaxedFreeEnergy, point: Point) -> _Minimiser:
         """Newton steps, each kept in the instances where it makes the gradient smaller."""
@@ -149,7 +175,7 @@ class Implicit(Loss):
                 trial = tuple(x.detach() for x in function.retract(point, packing.unpack(step)))
                 after = Curvature(function, trial, self.damping)
             point, curvature = trial, after
-        return _Minimiser(function, point, curvature, sound, distance, first, newton.curvature)
+        return _Minimiser(function, point, curvature, sound, distance, first, newton.curvature, newton.bent)
 
     def _solved(self, curvature: Curvature, right: Tensor) -> Solution:
         wide = curvature.widest
@@ -161,7 +187,9 @@ class Implicit(Loss):
 
 @dataclass(frozen=True, eq=False)
 class _Minimiser:
-    """A point with its curvature; (B,) whether it is a minimum, how far it is from one, and was before refinement."""
+    """A point with its curvature; (B,) whether it is a minimum, how far it is from one, and was before refinement; the
+    least curvature, and a vector along which it is negative.
+    """
 
     function: RelaxedFreeEnergy
     point: Point
@@ -170,6 +198,7 @@ class _Minimiser:
     distance: Tensor
     found_distance: Tensor
     lowest: Tensor
+    bent: Tensor
 
 
 def _answered(graph: FactorGraph, solver: Solver | None, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class Unrolled(Loss):
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         descent = _Descent(self, graph)
         where = descent.start(setting.generator)
-        recorded, value = torch.is_grad_enabled(), torch.zeros(graph.num_instances, dtype=torch.float64)
+        recorded, value = descent.recorded(where), torch.zeros(graph.num_instances, dtype=torch.float64)
         for step in range(self.steps):
             record = recorded and (not self.truncate or step >= self.steps - self.truncate)
             where = descent.step(where, record=record)
@@ -152,6 +152,12 @@ class _Descent:
             dict(zip(self.smooth.names, where.points, strict=True)),
         )
 
+    def recorded(self, where: _Place) -> bool:
+        """Whether somebody wants derivatives in values that the energy depends on."""
+        return (
+            torch.is_grad_enabled() and self._energy([x.exp() for x in where.logs] + list(where.points)).requires_grad
+        )
+
     def step(self, where: _Place, *, record: bool) -> _Place:
         """One step of all instances; ``record`` keeps it differentiable in the factors' values."""
         o = self.options
@@ -176,13 +182,16 @@ class _Descent:
         """Of the relaxed energy, by weights and by ambient points."""
         with torch.enable_grad():
             leaves = [_leaf(x.exp()) for x in where.logs] + [_leaf(x) for x in where.points]
-            names = (*self.relaxed.names, *self.smooth.names)
-            fixed = {n: v for n, v in self.relaxed.fixed.items() if n not in names}
-            energy = self.graph.relaxed_energy({**fixed, **dict(zip(names, leaves, strict=True))})
+            energy = self._energy(leaves)
             if not energy.requires_grad:
                 return [torch.zeros_like(x) for x in leaves]
             found = torch.autograd.grad(energy.sum(), leaves, create_graph=record, allow_unused=True)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+    def _energy(self, moving: Sequence[Tensor]) -> Tensor:
+        names = (*self.relaxed.names, *self.smooth.names)
+        fixed = {n: v for n, v in self.relaxed.fixed.items() if n not in names}
+        return self.graph.relaxed_energy({**fixed, **dict(zip(names, moving, strict=True))})
 
     def _pulled(self, i: int, x: Tensor, gradient: Tensor) -> Tensor:
         moving = self.smooth.moving[i]
