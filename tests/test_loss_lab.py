@@ -41,7 +41,9 @@ class Entry:
 
 
 PLAIN = Entry({}, {})
-ENTRIES: dict[str, Entry] = {}
+ENTRIES: dict[str, Entry] = {
+    "unrolled": Entry({"step_size": 0.02}, {}),
+}
 """Loss name to what the lab must know of it; a loss that is not here runs as it is."""
 
 
