@@ -67,7 +67,7 @@ def test_independent_sites_give_the_likelihood(temperature: float) -> None:
         es.Unrolled(steps=1, rate=1 / temperature, temperature=temperature),
     ):
         assert torch.allclose(loss(independent(unary), target).value, exact(independent(unary), target).value)
-        mine = gradient(lambda p, loss=loss: loss(independent(p.reshape(4, 3)), target).value, unary.reshape(-1))
+        mine = gradient(lambda p: loss(independent(p.reshape(4, 3)), target).value, unary.reshape(-1))  # noqa: B023
         theirs = gradient(lambda p: exact(independent(p.reshape(4, 3)), target).value, unary.reshape(-1))
         assert torch.allclose(mine, theirs, atol=1e-7)
 
@@ -137,9 +137,9 @@ def test_bounds_hold_what_they_press_on() -> None:
     at, inside = es.Real(1, upper=2.0), es.Real(1, upper=4.0)
     for loss in (es.Implicit(), es.Unrolled(steps=60, step_size=0.1)):
         assert loss(quadratic(p, at), target).value.tolist() == pytest.approx([2.0, 2.0])
-        slope = gradient(lambda q, loss=loss: loss(quadratic(q, at), target).value, p)
+        slope = gradient(lambda q: loss(quadratic(q, at), target).value, p)  # noqa: B023
         assert slope.tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
-        assert_gradient(lambda q, loss=loss: loss(quadratic(q, inside), target).value, p)
+        assert_gradient(lambda q: loss(quadratic(q, inside), target).value, p)  # noqa: B023
 
 
 def test_steps_enough_reach_the_implicit_loss() -> None:
@@ -147,7 +147,7 @@ def test_steps_enough_reach_the_implicit_loss() -> None:
     case = CONTINUOUS["network"]
     losses = (es.Unrolled(steps=400, step_size=0.15), es.Implicit())
     values = [loss(case.build(case.parameters), case.full()).value for loss in losses]
-    slopes = [gradient(lambda p, m=m: m(case.build(p), case.full()).value, case.parameters) for m in losses]
+    slopes = [gradient(lambda p: m(case.build(p), case.full()).value, case.parameters) for m in losses]  # noqa: B023
     assert torch.allclose(values[0], values[1], rtol=1e-8)
     assert torch.allclose(slopes[0], slopes[1], rtol=1e-6, atol=1e-8)
 
