@@ -115,10 +115,13 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "FenchelYoung",
+        "Implicit",
         "Loss",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
         "Perceptron",
+        "PerturbAndMap",
         "PseudoLikelihood",
         "RatioMatching",
         "ScoreMatching",
@@ -126,6 +129,7 @@ _HOMES = {
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "Unrolled",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -234,10 +238,13 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import RatioMatching as RatioMatching
     from ebmstruct.learning import ScoreMatching as ScoreMatching
@@ -245,6 +252,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

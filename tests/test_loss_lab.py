@@ -45,6 +45,7 @@ ENTRIES: dict[str, Entry] = {
     "score_matching": Entry(
         {}, {}, excused={("continuous", True): "slopes hardly tell the weights of modes far apart"}
     ),
+    "unrolled": Entry({"step_size": 0.02}, {}),
 }
 """Loss name to what the lab must know of it; a loss that is not here runs as it is."""
 

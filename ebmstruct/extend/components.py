@@ -50,6 +50,10 @@ CORE: dict[str, dict[str, str]] = {
         "score_matching": "ebmstruct.learning.losses:ScoreMatching",
         "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
         "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",
+        "fenchel_young": "ebmstruct.learning.losses:FenchelYoung",
+        "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
+        "unrolled": "ebmstruct.learning.losses:Unrolled",
+        "implicit": "ebmstruct.learning.losses:Implicit",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -1,27 +1,34 @@
 """How energies are shaped: losses and the training loop."""
 
 from ebmstruct.learning.losses import (
+    FenchelYoung,
+    Implicit,
     Loss,
     LossValue,
     NegativeLogLikelihood,
     NoiseContrastiveEstimation,
     Perceptron,
+    PerturbAndMap,
     PseudoLikelihood,
     RatioMatching,
     ScoreMatching,
     Setting,
     SoftmaxMargin,
     StructuredHinge,
+    Unrolled,
 )
 from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
 
 __all__ = [
+    "FenchelYoung",
+    "Implicit",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
     "NoiseContrastiveEstimation",
     "Perceptron",
+    "PerturbAndMap",
     "PseudoLikelihood",
     "RatioMatching",
     "ScoreMatching",
@@ -31,6 +38,7 @@ __all__ = [
     "TrainingEvent",
     "TrainingOptions",
     "TrainingTrace",
+    "Unrolled",
     "fit",
     "resolve_device",
 ]
