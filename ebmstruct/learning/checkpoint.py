@@ -30,7 +30,8 @@ def load_tree(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {})["tree"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # clones: what the file gives lies at odd addresses, and sums of vectors round by where they lie
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
         return _restore(json.loads(text), tensors)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as fault:
         raise RunFolderError(
