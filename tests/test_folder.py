@@ -44,6 +44,7 @@ def test_a_run_is_complete(finished: Path) -> None:
     assert names == {
         *("config.yaml", "schema.json", "schema.safetensors", "model.safetensors", "metrics.json", "trace.csv"),
         *("trace.jsonl", "environment.json", "data.json", "report.html", "run.log", "run.json"),
+            "steps.csv",
         *("predictions/dev.jsonl", "predictions/test.jsonl"),
     }
     manifest = json.loads((finished / "run.json").read_text())

@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ebmstruct.errors import RunFolderError
-from ebmstruct.storage import write_bytes
+from ebmstruct.storage import atomic
 
-_TENSOR, _PAIRS = "__tensor__", "__pairs__"
+_TENSOR, _PAIRS, _DEVICE = "__tensor__", "__pairs__", "__device__"
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write a tree of dicts, lists, tensors, numbers, texts, booleans and None; all of it, or nothing."""
-    from safetensors.torch import save
+    """Write a tree of dicts, lists, tensors, numbers, texts, booleans and None; all of it, or nothing.
 
-    tensors: dict[str, Tensor] = {}
-    text = json.dumps(_flatten(tree, tensors))
-    write_bytes(path, save(tensors, metadata={"tree": text}))
+    Tensors go straight to the file: the memory in use is that of the tree, and of copies of tensors that share theirs.
+    """
+    from safetensors.torch import save_file
+
+    found = _Tensors()
+    text = json.dumps(_flatten(tree, found))
+    with atomic(path) as file:
+        save_file(found.by_name, file.name, metadata={"tree": text})
 
 
 def load_tree(path: Path) -> Any:
@@ -40,24 +45,65 @@ def load_tree(path: Path) -> Any:
         ) from None
 
 
-def _flatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
+def settled(tree: Any) -> Any:
+    """The tree as it will be after a checkpoint: detached, every tensor in memory of its own order, tuples as lists.
+
+    What a loss keeps goes through this at each step, so that a training that is resumed and one that is not compute with
+    the same. A tensor that is settled already is not copied. TypeError for what no checkpoint holds.
+    """
     if isinstance(tree, Tensor):
-        name = str(len(tensors))
-        tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
-        return {_TENSOR: name}
+        tree = tree.detach()
+        plain = tree.is_contiguous() and tree.storage_offset() == 0
+        return tree if plain else tree.clone(memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
-        return {_PAIRS: [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in tree.items()]}
+        return {settled(k): settled(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_flatten(v, tensors) for v in tree]
-    if tree is None or isinstance(tree, (bool, int, float, str)):
-        return tree
-    raise TypeError(f"a checkpoint holds tensors, numbers and texts; found {type(tree).__name__}")
+        return [settled(v) for v in tree]
+    return _scalar(tree)
+
+
+class _Tensors:
+    """The tensors of a tree by name, each on the CPU and in memory of its own: the format holds no shared memory."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Tensor] = {}
+        self._names: dict[int, str] = {}
+        self._memory: set[int] = set()
+
+    def name(self, tensor: Tensor) -> str:
+        """The tensor's name; one that is there twice is written once."""
+        if id(tensor) not in self._names:
+            own = tensor.detach().cpu().contiguous()
+            storage = own.untyped_storage()
+            if storage.nbytes() != own.nbytes or storage.data_ptr() in self._memory:
+                own = own.clone()
+            self._memory.add(own.untyped_storage().data_ptr())
+            self._names[id(tensor)] = name = str(len(self.by_name))
+            self.by_name[name] = own
+        return self._names[id(tensor)]
+
+
+def _flatten(tree: Any, found: _Tensors) -> Any:
+    if isinstance(tree, Tensor):
+        place = {} if tree.device.type == "cpu" else {_DEVICE: str(tree.device)}
+        return {_TENSOR: found.name(tree), **place}
+    if isinstance(tree, dict):
+        return {_PAIRS: [[_flatten(k, found), _flatten(v, found)] for k, v in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return [_flatten(v, found) for v in tree]
+    return _scalar(tree)
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint holds tensors, numbers and texts; found {type(value).__name__}")
 
 
 def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
-            return tensors[value[_TENSOR]]
+            return tensors[value[_TENSOR]].to(value.get(_DEVICE, "cpu"))
         return {_restore(k, tensors): _restore(v, tensors) for k, v in value[_PAIRS]}
     if isinstance(value, list):
         return [_restore(v, tensors) for v in value]
