@@ -156,7 +156,8 @@ print(sum(float(p.double().sum()) for p in model.parameters()).hex(), trace.best
 """
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adagrad", pytest.param("lbfgs", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "adagrad", "lbfgs"])
 def test_a_killed_run_resumes_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
     """kill -9 in the middle of training, then resume: weights, best epoch and trace equal those of an unbroken run."""
 

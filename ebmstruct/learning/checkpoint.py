@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from torch import Tensor
 from ebmstruct.errors import RunFolderError
 from ebmstruct.storage import atomic
 
+_KINDS = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
 _TENSOR, _PAIRS, _DEVICE = "__tensor__", "__pairs__", "__device__"
 
 
@@ -20,12 +25,26 @@ def save_tree(path: Path, tree: Any) -> None:
 
     Tensors go straight to the file: the memory in use is that of the tree, and of copies of tensors that share theirs.
     """
-    from safetensors.torch import save_file
-
     found = _Tensors()
     text = json.dumps(_flatten(tree, found))
     with atomic(path) as file:
-        save_file(found.by_name, file.name, metadata={"tree": text})
+        _write(file, found.by_name, text)
+
+
+def _write(file: IO[bytes], tensors: dict[str, Tensor], text: str) -> None:
+    """Write safetensors to an open file: the library's own writer makes a second file, which a kill would leave."""
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())  # so that each begins at a multiple of it
+    header: dict[str, Any] = {"__metadata__": {"tree": text}}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        kind, shape = _kind(tensors[name]), list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    file.write(struct.pack("<Q", len(head)) + head)
+    for name in order:
+        file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_tree(path: Path) -> Any:
@@ -52,6 +71,7 @@ def settled(tree: Any) -> Any:
     the same. A tensor that is settled already is not copied. TypeError for what no checkpoint holds.
     """
     if isinstance(tree, Tensor):
+        _kind(tree)
         tree = tree.detach()
         plain = tree.is_contiguous() and tree.storage_offset() == 0
         return tree if plain else tree.clone(memory_format=torch.contiguous_format)
@@ -92,6 +112,13 @@ def _flatten(tree: Any, found: _Tensors) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_flatten(v, found) for v in tree]
     return _scalar(tree)
+
+
+def _kind(tensor: Tensor) -> str:
+    """The format's word for the type of a tensor."""
+    if tensor.dtype not in _KINDS or tensor.layout != torch.strided:
+        raise TypeError(f"a checkpoint holds dense tensors of real numbers; found {tensor.dtype}, {tensor.layout}")
+    return _KINDS[tensor.dtype]
 
 
 def _scalar(value: Any) -> Any:

@@ -343,4 +343,7 @@ def _mixed(*parts: int) -> int:
 
 
 def _told(row: Mapping[str, float]) -> str:
-    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and isinstance(v, (int, float)))
+    """The row of an epoch for the log: figures of the training, then those of the evaluation."""
+    left_out = ("epoch", "cpu_seconds", "train_energy_correct", "train_energy_incorrect")
+    shown = {k.removeprefix("train_").replace("_", " "): v for k, v in row.items() if k not in left_out}
+    return ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if isinstance(v, (int, float)))
