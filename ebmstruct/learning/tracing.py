@@ -84,16 +84,19 @@ class Sums:
     def count(self, found: LossValue) -> None:
         """Count the examples of a loss value in."""
         self.examples += found.value.shape[0]
-        self.loss += float(found.value.detach().sum())
         if found.correct is None or found.incorrect is None:
+            self.loss += float(found.value.detach().sum())
             return
-        pair = torch.stack([found.correct.detach(), found.incorrect.detach()])
-        finite = torch.isfinite(pair).all(0)
-        if not bool(finite.all()):
-            pair = pair[:, finite]
-        correct, incorrect = pair.sum(1).tolist()
+        rows = torch.stack([found.value.detach().double(), found.correct.detach(), found.incorrect.detach()])
+        loss, correct, incorrect = rows.sum(1).tolist()  # one reading back from the device
+        self.loss += loss
+        count = rows.shape[1]
+        if not math.isfinite(correct - incorrect):
+            rows = rows[:, torch.isfinite(rows[1:]).all(0)]
+            _, correct, incorrect = rows.sum(1).tolist()
+            count = rows.shape[1]
         self.correct, self.incorrect = self.correct + correct, self.incorrect + incorrect
-        self.compared += pair.shape[1]
+        self.compared += count
 
     @property
     def energy_correct(self) -> float:
