@@ -108,7 +108,7 @@ class Averager:
     """
 
     def __init__(self, model: nn.Module, decay: float | None = None) -> None:
-        self.weights = [p for p in model.parameters() if p.is_floating_point()]
+        self.weights = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         self.mean = [p.detach().clone() for p in self.weights]
         self.least = 0.0 if decay is None else 1.0 - decay
         self.count = 0
