@@ -258,10 +258,10 @@ class _Training:
     def _check_finite(self, figures: Sums) -> None:
         value, norm = figures.loss, figures.gradient_norm
         if not (abs(value) < float("inf") and norm < float("inf")):
+            hint = " An infinite loss means that a target is forbidden by the energy's hard constraints."
             raise TrainingDiverged(
                 f"epoch {self.at.epoch + 1}: the loss is {value} and the gradient's norm {norm}; try a smaller train.lr or "
-                "train.clip. An infinite loss means that a target is forbidden by the energy's hard constraints. "
-                + self.checkpoints.last_good()
+                f"train.clip.{hint if value == float('inf') else ''} {self.checkpoints.last_good()}"
             )
 
     def _seed_noise(self, step: int) -> None:

@@ -116,14 +116,24 @@ def where(event: TrainingEvent) -> str:
 
 
 def figures(event: TrainingEvent) -> str:
-    """Loss, energies, their margin and the gradient of a step in one line; what a loss does not compare is left out."""
-    said = f"loss {event.loss:.4g}"
+    """Loss, energies, their margin and the gradient of a step in one line of at most 100 characters.
+
+    What a loss does not compare is left out.
+    """
+    said = [f"loss {_short(event.loss)}"]
     if not math.isnan(event.margin):
-        said += (
-            f"   E correct {event.energy_correct:.4g}   E incorrect {event.energy_incorrect:.4g}"
-            f"   margin {event.margin:.4g}"
-        )
-    return f"{said}   gradient norm {event.gradient_norm:.3g}"
+        said.append(f"E correct {_short(event.energy_correct)}")
+        said.append(f"E incorrect {_short(event.energy_incorrect)}")
+        said.append(f"margin {_short(event.margin)}")
+    return "  ".join([*said, f"gradient norm {_short(event.gradient_norm)}"])
+
+
+def _short(value: float) -> str:
+    """Four digits, in at most nine characters."""
+    size = abs(value)
+    if value == 0 or not 1e-3 <= size < 1e7:
+        return f"{value:.2g}" if size < 1e-3 else f"{value:.2e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(size)))}f}"
 
 
 def _clock(seconds: float) -> str:
