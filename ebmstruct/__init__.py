@@ -117,8 +117,11 @@ _HOMES = {
     "ebmstruct.learning": (
         "Loss",
         "NegativeLogLikelihood",
+        "NoiseContrastiveEstimation",
         "Perceptron",
         "PseudoLikelihood",
+        "RatioMatching",
+        "ScoreMatching",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
@@ -233,8 +236,11 @@ if TYPE_CHECKING:
     from ebmstruct.inference import sample as sample
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
+    from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import RatioMatching as RatioMatching
+    from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions

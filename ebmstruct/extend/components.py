@@ -47,6 +47,9 @@ CORE: dict[str, dict[str, str]] = {
         "perceptron": "ebmstruct.learning.losses:Perceptron",
         "structured_hinge": "ebmstruct.learning.losses:StructuredHinge",
         "pseudo_likelihood": "ebmstruct.learning.losses:PseudoLikelihood",
+        "score_matching": "ebmstruct.learning.losses:ScoreMatching",
+        "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
+        "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""
