@@ -18,7 +18,9 @@ from ebmstruct.learning.losses import (
     Unrolled,
 )
 from ebmstruct.learning.options import TrainingOptions
-from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
+from ebmstruct.learning.precision import resolve_device
+from ebmstruct.learning.tracing import TrainingEvent, TrainingTrace
+from ebmstruct.learning.training import fit
 
 __all__ = [
     "FenchelYoung",
