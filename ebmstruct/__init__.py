@@ -59,6 +59,7 @@ _HOMES = {
         "MixedEnumeration",
         "Alternating",
         "AlphaExpansion",
+        "AmortisedInference",
         "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
@@ -113,12 +114,15 @@ _HOMES = {
         "minimize",
         "sample",
     ),
-    "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
+    "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "Amortisation",
+        "InferenceNetwork",
         "Loss",
         "NegativeLogLikelihood",
         "Perceptron",
         "PseudoLikelihood",
+        "Seal",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
@@ -133,6 +137,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
+    from ebmstruct.energies import Amortised as Amortised
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
     from ebmstruct.errors import ConfigError as ConfigError
@@ -183,6 +188,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import SGLD as SGLD
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
+    from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
@@ -231,10 +237,13 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import Perceptron as Perceptron
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
