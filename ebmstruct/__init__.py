@@ -188,8 +188,8 @@ if TYPE_CHECKING:
     from ebmstruct.inference import SGLD as SGLD
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
-    from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import Alternating as Alternating
+    from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian

@@ -224,15 +224,21 @@ class FactorGraph:
         instances: (b,) long, each at most once. Values for its blocks are those at ``Variables.sites_of(instances)``.
         Errors: GraphError where a factor cannot be taken apart.
         """
-        sites = {n: v.sites_of(instances) for n, v in self.variables.items()}
-        evidence = self.evidence
-        if evidence is not None:
-            evidence = Assignment(*({n: v[sites[n]] for n, v in part.items()} for part in _parts(evidence)))
-        blocks = [v.select(instances) for v in self.variables.values()]
+        blocks = {n: v.select(instances) for n, v in self.variables.items()}
         factors = [f.select(instances, self.scope(f)) for f in self.factors]
+
+        def mine(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            found = {n: v[self.variables[n].sites_of(instances)] for n, v in part.items()}
+            # what has a column for each state has fewer where no instance chosen has the last states
+            return {
+                n: v[:, : blocks[n].discrete.largest] if v.dim() == 2 and isinstance(blocks[n].domain, Discrete) else v
+                for n, v in found.items()
+            }
+
+        evidence = None if self.evidence is None else Assignment(*(mine(part) for part in _parts(self.evidence)))
         constant = None if self.constant is None else self.constant[instances]
-        guess = None if self.guess is None else {n: g[sites[n]] for n, g in self.guess.items()}
-        return FactorGraph(blocks, factors, constant=constant, evidence=evidence, guess=guess)
+        guess = None if self.guess is None else mine(self.guess)
+        return FactorGraph(tuple(blocks.values()), factors, constant=constant, evidence=evidence, guess=guess)
 
     def to(self, device: torch.device | str) -> FactorGraph:
         """The graph with every tensor on ``device``."""

@@ -34,13 +34,14 @@ class _Answers:
 
 @dataclass(frozen=True)
 class AmortisedInference(Solver):
-    """Low energy in one look: the graph's first guess is decoded, its gap is measured, and what is past tolerance is solved.
+    """Low energy in one look: the graph's guess is decoded and its gap measured; what is past tolerance is solved.
 
     An energy model whose graphs carry the guess of an inference network (``Amortised``; Tu and Gimpel 2018) is asked for
     nothing but that guess: the heaviest state of each discrete site, the value of each continuous one. Then the energy
     of the answer is computed, with what single changes still promise (``promise``): the gap of Frank and Wolfe, a bound
     on the true gap where the relaxed energy is convex and a first-order measure of it elsewhere. An instance whose gap is
-    within tolerance is CONVERGED; the others, and they alone, go to the fallback, which begins from the guess.
+    within tolerance is CONVERGED; the others, and they alone, go to the fallback, which begins where it would
+    without a guess, so that the answer is never worse than its own.
 
     tolerance: the largest gap that is accepted, as a share of max(1, |energy|).
     fallback: a solver, or its name with ``fallback_options``; None leaves it to the engine.
@@ -107,7 +108,7 @@ class AmortisedInference(Solver):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
-        """The decoded guess, where it is good enough; ``init`` is not used, since the guess takes its place."""
+        """The decoded guess, where it is good enough; ``init`` is for the fallback alone."""
         budget = budget or Budget()
         found, guessed = self._measured(graph, decoded(graph), budget, generator)
         if self.bound is not None and not budget.expired:
@@ -118,7 +119,7 @@ class AmortisedInference(Solver):
         measured = found.gap
         behind = "" if self._behind is None else self._behind.name
         if not bool(accepted.all()):
-            found, behind = self._fallen_back(graph, found, ~accepted, budget, generator)
+            found, behind = self._fallen_back(graph, found, ~accepted, init, budget, generator)
         return Result(
             Assignment(found.values),
             found.energy,
@@ -165,20 +166,22 @@ class AmortisedInference(Solver):
         return replace(best, gap=gap, bound=other.lower_bound, witness=other.witness)
 
     def _fallen_back(
-        self, graph: FactorGraph, found: _Answers, wanted: Tensor, budget: Budget, generator: Generator | None
+        self,
+        graph: FactorGraph,
+        found: _Answers,
+        wanted: Tensor,
+        init: Assignment | None,
+        budget: Budget,
+        generator: Generator | None,
     ) -> tuple[_Answers, str]:
         """The same after the fallback has answered for the instances that are wanted, and its name."""
         if budget.expired:
             late = torch.where(wanted, int(Status.DEADLINE), found.status)
             return replace(found, status=late), ""
-        part, instances = graph.with_guess(None), torch.arange(graph.num_instances)
-        if not bool(wanted.all()):
-            try:
-                part, instances = part.select(wanted.nonzero()[:, 0]), wanted.nonzero()[:, 0]
-            except GraphError:  # a factor that cannot be taken apart: all are solved, those not wanted are dropped
-                pass
-        start = {n: v[graph.variables[n].sites_of(instances)] for n, v in found.values.items()}
-        solved = nested_minimum(part, self._behind, Assignment(start), budget, generator)
+        part, instances = _part(graph.with_guess(None), wanted)
+        if init is not None:
+            init = Assignment({n: v[graph.variables[n].sites_of(instances)] for n, v in init.items()})
+        solved = nested_minimum(part, self._behind, init, budget, generator)
         if solved is None:
             return found, ""
         whole = _spread(graph, found, solved, instances)
@@ -242,6 +245,17 @@ def changed(graph: FactorGraph, values: dict[str, Tensor], now: Promise) -> dict
     return best.values
 
 
+def _part(graph: FactorGraph, wanted: Tensor) -> tuple[FactorGraph, Tensor]:
+    """The graph of the instances wanted, and (b,) which they are; the whole where a factor cannot be taken apart."""
+    everything = torch.arange(graph.num_instances)
+    if bool(wanted.all()):
+        return graph, everything
+    try:
+        return graph.select(everything[wanted]), everything[wanted]
+    except GraphError:
+        return graph, everything
+
+
 def _first_of_each(mask: Tensor, owner: Tensor, count: int) -> Tensor:
     """(n,) bool: of the sites in the mask only the first of each instance."""
     places = torch.arange(mask.numel())
@@ -256,8 +270,7 @@ def _lower(graph: FactorGraph, found: _Answers, other: Result, where: Tensor | N
     values = {}
     for name, value in found.values.items():
         site = wins[graph.variables[name].instance].reshape(-1, *[1] * (value.dim() - 1))
-        theirs = other.assignment[name] if name in other.assignment else value
-        values[name] = torch.where(site, theirs.to(value.dtype), value)
+        values[name] = torch.where(site, other.assignment[name].to(value.dtype), value)
     return replace(found, values=values, energy=torch.where(wins, other.energy, found.energy))
 
 

@@ -138,10 +138,10 @@ class Amortisation(Loss):
     """The energy of the network's guess, to be minimised by the network alone: amortisation of a finished energy.
 
     E(A) - temperature * H(A) + local_weight * cross-entropy of A at the known sites, with A the guess, H the sum of its
-    sites' entropies and E held fixed (retrofitting, Tu and Gimpel 2018, section 2.2). At temperature 0 the network learns to give the
-    minimum; at another the mean field of the energy at that temperature. The target is read by the cross-entropy only, so that it may know nothing.
-    Margin class: none, since no energy is shaped. Inference: none. Cost: an energy with its gradient. Not for an energy
-    that is still to be trained: another loss comes first.
+    sites' entropies and E held fixed (retrofitting, Tu and Gimpel 2018, section 2.2). At temperature 0 the network
+    learns to give the minimum; at another the mean field of the energy at that temperature. The target is read by the
+    cross-entropy only, so that it may know nothing. Margin class: none, since no energy is shaped. Inference: none.
+    Cost: an energy with its gradient. Not for an energy that is still to be trained: another loss comes first.
     """
 
     name: ClassVar[str] = "amortisation"
@@ -186,9 +186,11 @@ def through(graph: FactorGraph, guess: Weights, leaves: Weights, objective: Tens
     leaves: the guess without its record, of which ``objective`` (B,) was computed. Whatever else the objective depends on,
     such as the energy's parameters, gets no gradient by this.
     """
+    out = torch.zeros(graph.num_instances, dtype=torch.float64, device=objective.device)
+    if not objective.requires_grad:  # nothing depends on the guess, or nobody records
+        return out
     names = list(leaves)
     found = torch.autograd.grad(objective.sum(), [leaves[n] for n in names], retain_graph=True, allow_unused=True)
-    out = torch.zeros(graph.num_instances, dtype=torch.float64, device=objective.device)
     for name, gradient in zip(names, found, strict=True):
         if gradient is not None:
             rows = (gradient.detach() * (guess[name] - guess[name].detach())).sum(1)
