@@ -109,6 +109,7 @@ _HOMES = {
         "VariableElimination",
         "bound_log_partition",
         "explain",
+        "gap_calibration",
         "log_partition",
         "marginals",
         "minimize",
@@ -233,6 +234,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain
+    from ebmstruct.inference import gap_calibration as gap_calibration
     from ebmstruct.inference import log_partition as log_partition
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize

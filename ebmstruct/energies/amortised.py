@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ebmstruct.energies.model import EnergyModel, Inputs
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Discrete, FactorGraph, TableFactor, Variables
+from ebmstruct.graph import Discrete, Factor, FactorGraph, TableFactor, Variables
 
 
 class Amortised(EnergyModel):
@@ -22,25 +22,40 @@ class Amortised(EnergyModel):
     block, log-odds (n,) of state 1 where there are two, or values (n, d); any shape with as many entries will do, such
     as (B, L) for L labels an instance. Or the label of a factor of tables over single sites of the energy itself: the
     guess is then what that factor alone would say, at no cost. A network may share modules with the energy.
+    reads: the label of a factor of the energy whose values the network takes in place of the inputs, so that features
+    are computed once. Where the energy knows the inputs by these values only, the network need not know more either.
+    frozen: the energy was trained before: it stays in evaluation mode, and nothing reaches its parameters.
 
     The guess is ``FactorGraph.guess``: weights over states, the softmax of the logits over those that a site has. Losses
     that know of it (``InferenceNetwork``, ``Seal``, ``Amortisation``) train the network; others leave it alone, so that
     the energy can be trained first. The solver ``amortised`` answers by it.
     """
 
-    def __init__(self, energy: EnergyModel, network: nn.Module | str) -> None:
+    def __init__(
+        self, energy: EnergyModel, network: nn.Module | str, *, reads: str | None = None, frozen: bool = False
+    ) -> None:
         super().__init__()
         self.energy = energy
         self.network = network
+        self.reads = reads
+        self.frozen = frozen
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode of both parts; a frozen energy stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.energy.eval()
+        return self
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         return self.energy.prepare(xs)
 
     def forward(self, inputs: Any) -> FactorGraph:
-        graph: FactorGraph = self.energy(inputs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            graph: FactorGraph = self.energy(inputs)
         if isinstance(self.network, str):
             return graph.with_guess(_guess_of_factor(graph, self.network))
-        found = self.network(inputs)
+        found = self.network(inputs) if self.reads is None else self.network(*_values(_labelled(graph, self.reads)))
         if not isinstance(found, Mapping):
             if len(graph.variables) != 1:
                 raise GraphError(
@@ -75,12 +90,23 @@ def _guess_of_scores(block: Variables, scores: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
+def _labelled(graph: FactorGraph, label: str) -> Factor:
+    """The factor of that label."""
+    for factor in graph.factors:
+        if factor.label == label:
+            return factor
+    raise GraphError(f"no factor is labelled {label!r}; the labels are {[f.label for f in graph.factors]}")
+
+
+def _values(factor: Factor) -> list[Tensor]:
+    """The value tensors of a factor, those of a function among them one by one."""
+    held: tuple[Any, ...] = factor.values()
+    return [t for v in held for t in (v if isinstance(v, tuple) else (v,)) if t is not None]
+
+
 def _guess_of_factor(graph: FactorGraph, label: str) -> dict[str, Tensor]:
     """The softmax of the negative tables of a factor over single sites."""
-    found = [f for f in graph.factors if f.label == label]
-    if not found:
-        raise GraphError(f"no factor is labelled {label!r}; the labels are {[f.label for f in graph.factors]}")
-    (factor,) = found
+    factor = _labelled(graph, label)
     if not isinstance(factor, TableFactor) or factor.arity != 1:
         raise GraphError(f"factor {label!r} makes no guess: a TableFactor over single sites is needed")
     (block,) = graph.scope(factor)

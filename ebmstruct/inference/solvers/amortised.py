@@ -17,7 +17,7 @@ from ebmstruct.inference.promise import Promise, promise
 from ebmstruct.inference.refine import refine, refine_refusal
 from ebmstruct.inference.result import Answer, Ask, Budget, Claim, Query, Result, Several, Status, Witness
 from ebmstruct.inference.smooth_energy import clamped, open_continuous
-from ebmstruct.inference.solver import Progress, Solver, better
+from ebmstruct.inference.solver import Solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class AmortisedInference(Solver):
 
     tolerance: the largest gap that is accepted, as a share of max(1, |energy|).
     fallback: a solver, or its name with ``fallback_options``; None leaves it to the engine.
-    refine: cheap steps before the gap is judged. Each makes of every instance the best of three: itself, all changes
-    that promise something, the one change that promises most.
+    refine: cheap steps before the gap is judged. Each makes all changes that promise something, or, where they together
+    do not lower the energy, the one that promises most, or none.
     bound: a solver, or its name, whose lower bound is asked for, in ``bound_steps`` steps; the gap is then the distance
     to that bound wherever this is less, and OPTIMAL can be proven.
     With open continuous blocks ``refine`` + 1 steps of a local minimiser are taken at the guessed states, and what they
@@ -149,8 +149,7 @@ class AmortisedInference(Solver):
         for _ in range(self.refine):
             if budget.expired or not bool((now.total > 0).any()):
                 break
-            values = changed(graph, values, now)
-            now = promise(graph, values)
+            values, now = changed(graph, values, now)
         nothing = torch.full_like(now.energy, -torch.inf)
         gap = now.total + gained
         return _Answers(values, now.energy, gap, nothing, torch.zeros_like(gap, dtype=torch.long)), first
@@ -222,27 +221,30 @@ def decoded(graph: FactorGraph) -> dict[str, Tensor]:
     return graph.complete(values)
 
 
-def changed(graph: FactorGraph, values: dict[str, Tensor], now: Promise) -> dict[str, Tensor]:
-    """For each instance the lowest of three: the values, all changes that promise something, the one that promises most."""
-    best = Progress(values, now.energy, torch.full_like(now.energy, -torch.inf), now.energy.isfinite())
+def changed(graph: FactorGraph, values: dict[str, Tensor], now: Promise) -> tuple[dict[str, Tensor], Promise]:
+    """Each instance after all changes that promise something where that lowers it, else after the best, or as it is."""
+    many = {n: torch.where(gain > 0, now.states[n], values[n]) for n, gain in now.gains.items()}
+    trial = {**values, **many}
+    there = promise(graph, trial)
+    worse = ~(there.energy <= now.energy) & ~now.energy.isnan()
+    if not bool(worse.any()):
+        return trial, there
+    owners = {n: graph.variables[n].instance for n in now.gains}
     most = torch.zeros_like(now.energy)
     for name, gain in now.gains.items():
-        most = most.scatter_reduce(0, graph.variables[name].instance, gain, "amax")
-    for only in (False, True):
-        trial = dict(values)
-        free = torch.ones_like(most, dtype=torch.bool)
-        for name, gain in now.gains.items():
-            owner = graph.variables[name].instance
-            moves = gain > 0
-            if only:
-                moves &= (gain >= most[owner]) & free[owner]
-                first = _first_of_each(moves, owner, graph.num_instances)
-                free = free & ~torch.zeros_like(free).index_fill(0, owner[first], True)
-                moves = first
-            trial[name] = torch.where(moves, now.states[name], values[name])
-        energy = graph.energy(trial)
-        best = better(graph, best, Progress(trial, energy, best.lower_bound, best.done))
-    return best.values
+        most = most.scatter_reduce(0, owners[name], gain, "amax")
+    free = worse & (most > 0)
+    for name, gain in now.gains.items():
+        first = _first_of_each((gain >= most[owners[name]]) & free[owners[name]], owners[name], graph.num_instances)
+        free = free & ~torch.zeros_like(free).index_fill(0, owners[name][first], True)
+        trial[name] = torch.where(
+            worse[owners[name]] & ~first, values[name], torch.where(first, now.states[name], trial[name])
+        )
+    energy = graph.energy(trial)
+    kept = energy > now.energy
+    for name in now.gains:
+        trial[name] = torch.where(kept[owners[name]], values[name], trial[name])
+    return trial, promise(graph, trial)
 
 
 def _part(graph: FactorGraph, wanted: Tensor) -> tuple[FactorGraph, Tensor]:
