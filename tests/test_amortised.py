@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ebmstruct as es
 from ebmstruct.inference import witness_bound
-from ebmstruct.inference.promise import promise
+from ebmstruct.inference.promise import SingleChanges
 from ebmstruct.testing import random_chain, random_forest, random_graph, random_grid
 from ebmstruct.testing.mixed import switching_systems
 
@@ -120,7 +120,7 @@ def test_promises_are_what_single_changes_bring() -> None:
         name = next(iter(graph.variables))
         block = graph.variables[name]
         values = {n: torch.zeros(v.num_sites, dtype=torch.long) for n, v in graph.variables.items()}
-        found = promise(graph, values)
+        found = SingleChanges(graph, {})(values)
         energy = graph.energy(values)
         total = torch.zeros_like(energy)
         for site in range(block.num_sites):
@@ -186,12 +186,19 @@ def test_cheap_steps_repair_small_mistakes() -> None:
     states = exact.assignment["y"].clone()
     states[4] = (states[4] + 1) % 3
     start = graph.with_guess(guess_of(graph, states))
-    plain = es.minimize(start, es.AmortisedInference(tolerance=float("inf")))
+    plain = es.minimize(start, es.AmortisedInference(tolerance=float("inf"), refine=9))
     assert float(plain.energy[0]) > float(exact.energy[0])
     mended = es.minimize(start, es.AmortisedInference(refine=1))
     torch.testing.assert_close(mended.energy, exact.energy)
     assert not mended.stats["fell_back"].any()
     torch.testing.assert_close(mended.stats["guess_energy"], plain.energy)
+
+
+def nothing_else(graph: es.FactorGraph, solver: es.AmortisedInference) -> Tensor:
+    """The energies of the answers when the deadline has come before any fallback."""
+    steps = iter(range(solver.refine + 1))
+    budget = es.Budget(stopped=lambda: next(steps, None) is None)
+    return es.minimize(graph, solver, budget=budget).energy
 
 
 def test_steps_never_raise_an_energy() -> None:
@@ -202,9 +209,7 @@ def test_steps_never_raise_an_energy() -> None:
             n: torch.rand(v.num_sites, v.discrete.largest, generator=generator) for n, v in graph.variables.items()
         }
         start = graph.with_guess(weights)
-        energies = [
-            es.minimize(start, es.AmortisedInference(tolerance=float("inf"), refine=steps)).energy for steps in range(5)
-        ]
+        energies = [nothing_else(start, es.AmortisedInference(tolerance=0.0, refine=steps)) for steps in range(5)]
         assert all(bool((b <= a + 1e-6).all()) for a, b in zip(energies, energies[1:], strict=False))
 
 
@@ -225,13 +230,15 @@ def test_a_batch_equals_its_instances() -> None:
     start = graph.with_guess(guess_of(graph, torch.randint(0, 2, (30,), generator=generator)))
     gaps = es.minimize(start, es.AmortisedInference(tolerance=float("inf")))
     middle = float((gaps.stats["measured_gap"] / gaps.energy.abs().clamp(min=1.0)).median())
-    solver = es.AmortisedInference(tolerance=middle * 1.01, fallback="mirror_descent")
-    together = es.minimize(start, solver)
+    together = es.minimize(start, es.AmortisedInference(tolerance=middle * 1.01, fallback="mirror_descent"))
     assert together.stats["fell_back"].any() and not together.stats["fell_back"].all()
-    for b in range(6):
-        alone = es.minimize(start.select(torch.tensor([b])), solver)
-        torch.testing.assert_close(alone.energy[0], together.energy[b], rtol=1e-5, atol=1e-5)
-        assert bool(alone.stats["fell_back"][0]) is bool(together.stats["fell_back"][b])
+    for refine, tolerance in ((0, middle * 1.01), (1, 0.3 * middle), (2, 0.0)):
+        solver = es.AmortisedInference(tolerance=tolerance, refine=refine, fallback="mirror_descent")
+        together = es.minimize(start, solver)
+        for b in range(6):
+            alone = es.minimize(start.select(torch.tensor([b])), solver)
+            torch.testing.assert_close(alone.energy[0], together.energy[b], rtol=1e-5, atol=1e-5)
+            assert bool(alone.stats["fell_back"][0]) is bool(together.stats["fell_back"][b])
 
 
 def test_evidence_wins() -> None:

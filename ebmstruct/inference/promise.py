@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,48 +30,63 @@ class Promise:
     states: dict[str, Tensor]
 
 
-def promise(graph: FactorGraph, values: dict[str, Tensor]) -> Promise:
-    """How far the energy of ``values`` would fall if each site alone took its best state, to first order.
+class SingleChanges:
+    """How far the energy of an assignment would fall if each site alone took its best state, to first order.
 
     The total is the gap of Frank and Wolfe (Jaggi 2013, section 2) of the relaxed energy at a corner. Where the relaxed
     energy is convex, no assignment lies lower by more; elsewhere it is a measure, not a bound. Tables, chains, grids and
     residuals are linear in the weights of each site, so that each gain is that of the change itself.
-    Cost: for functions of weights one relaxed energy with its gradient; else one look-up for each state of each site.
+    Made once for a graph. Cost of a look: for functions of weights one relaxed energy with its gradient; else one
+    look-up for each state of each site.
+
+    continuous: values of the continuous blocks, which stay as they are.
     """
-    names = [
-        n
-        for n, v in graph.variables.items()
-        if isinstance(v.domain, Discrete) and v.num_sites and not clamped(graph, n)
-    ]
-    functions = any(isinstance(f, BlockFactor) and set(f.scope) & set(names) for f in graph.factors)
-    if functions and relaxation_refusal(graph) is None:
-        energy, rows = _by_gradient(graph, values, names)
-    else:
-        energy = graph.energy(values)
-        rows = {name: graph.conditionals(name, values) for name in names}
-    total = torch.zeros(graph.num_instances, dtype=torch.float64)
-    gains, states = {}, {}
-    for name, row in rows.items():
-        here = row.gather(1, values[name][:, None])[:, 0]
-        least, best = row.nan_to_num(nan=-torch.inf).min(1)
-        gain = torch.where(torch.isposinf(here), torch.where(torch.isposinf(least), 0.0, torch.inf), here - least)
-        gains[name], states[name] = gain.double().clamp(min=0.0), best
-        total = total.index_add(0, graph.variables[name].instance, gains[name])
-    total = torch.where(torch.isposinf(energy), torch.inf, total)
-    return Promise(energy, total.masked_fill(energy.isnan() | torch.isneginf(energy), torch.nan), gains, states)
 
+    def __init__(self, graph: FactorGraph, continuous: Mapping[str, Tensor]) -> None:
+        self.graph = graph
+        self.names = tuple(
+            n
+            for n, v in graph.variables.items()
+            if isinstance(v.domain, Discrete) and v.num_sites and not clamped(graph, n)
+        )
+        self.owners = {n: graph.variables[n].instance for n in self.names}
+        self.function: RelaxedEnergy | None = None
+        self.exact = True
+        opened = set(self.names)
+        functions = any(isinstance(f, BlockFactor) and opened.intersection(f.scope) for f in graph.factors)
+        if functions and relaxation_refusal(graph) is None:
+            soft, penalty = penalised(graph)
+            self.function = RelaxedEnergy.of(soft, dict(continuous))
+            self.exact = not penalty
 
-def _by_gradient(graph: FactorGraph, values: dict[str, Tensor], names: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The energy, and the gradient of the relaxed energy at a corner; infinite at states that are not legal."""
-    soft, penalty = penalised(graph)
-    function = RelaxedEnergy.of(soft, {n: v for n, v in values.items() if n not in names})
-    corner = [
-        torch.nn.functional.one_hot(values[n], legal.shape[1]).to(function.dtype)
-        for n, legal in zip(function.names, function.legal, strict=True)
-    ]
-    relaxed, gradient = function.with_gradient(corner)
-    rows = {
-        n: g.masked_fill(~legal, torch.inf)
-        for n, g, legal in zip(function.names, gradient, function.legal, strict=True)
-    }
-    return (graph.energy(values) if penalty else relaxed.double()), rows
+    def __call__(self, values: Mapping[str, Tensor]) -> Promise:
+        """The promise of an assignment with values of every block."""
+        energy, rows = self._by_look_up(values) if self.function is None else self._by_gradient(self.function, values)
+        total = torch.zeros_like(energy)
+        gains, states = {}, {}
+        for name, row in zip(self.names, rows, strict=True):
+            here = row.gather(1, values[name][:, None])[:, 0]
+            least, states[name] = row.min(1)
+            gain = (here - least).double()
+            if not bool(gain.isfinite().all()):  # forbidden states, or no numbers at all
+                gain = torch.where(torch.isposinf(here) & torch.isposinf(least), 0.0, gain)
+            gains[name] = gain.clamp(min=0.0)
+            total = total.index_add(0, self.owners[name], gains[name])
+        odd = ~energy.isfinite()
+        if bool(odd.any()):
+            total = torch.where(odd, torch.where(torch.isposinf(energy), torch.inf, torch.nan), total)
+        return Promise(energy, total, gains, states)
+
+    def _by_look_up(self, values: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The energy and, for each block, the energies of each site's states given the rest."""
+        return self.graph.energy(values), [self.graph.conditionals(name, values) for name in self.names]
+
+    def _by_gradient(self, function: RelaxedEnergy, values: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The energy and the gradient of the relaxed energy at a corner, infinite at states that are not legal."""
+        corner = []
+        for name, legal in zip(function.names, function.legal, strict=True):
+            none = torch.zeros(legal.shape, dtype=function.dtype)
+            corner.append(none.scatter_(1, values[name][:, None], 1.0))
+        relaxed, gradient = function.with_gradient(corner)
+        rows = [torch.where(legal, g, torch.inf) for g, legal in zip(gradient, function.legal, strict=True)]
+        return (relaxed.double() if self.exact else self.graph.energy(values)), rows

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
 from ebmstruct.inference.nested import named_solver, nested_minimum
-from ebmstruct.inference.promise import Promise, promise
+from ebmstruct.inference.promise import Promise, SingleChanges
 from ebmstruct.inference.refine import refine, refine_refusal
 from ebmstruct.inference.result import Answer, Ask, Budget, Claim, Query, Result, Several, Status, Witness
 from ebmstruct.inference.smooth_energy import clamped, open_continuous
@@ -45,8 +45,8 @@ class AmortisedInference(Solver):
 
     tolerance: the largest gap that is accepted, as a share of max(1, |energy|).
     fallback: a solver, or its name with ``fallback_options``; None leaves it to the engine.
-    refine: cheap steps before the gap is judged. Each makes all changes that promise something, or, where they together
-    do not lower the energy, the one that promises most, or none.
+    refine: cheap steps, at most, of instances whose gap is past tolerance. Each makes all changes that promise something,
+    or, where they together do not lower the energy, the one that promises most, or none.
     bound: a solver, or its name, whose lower bound is asked for, in ``bound_steps`` steps; the gap is then the distance
     to that bound wherever this is less, and OPTIMAL can be proven.
     With open continuous blocks ``refine`` + 1 steps of a local minimiser are taken at the guessed states, and what they
@@ -113,8 +113,7 @@ class AmortisedInference(Solver):
         found, guessed = self._measured(graph, decoded(graph), budget, generator)
         if self.bound is not None and not budget.expired:
             found = self._bounded(graph, found, budget, generator)
-        limit = self.tolerance * found.energy.abs().clamp(min=1.0)
-        accepted = found.energy.isfinite() & (found.gap <= limit)
+        accepted = found.energy.isfinite() & (found.gap <= self._limit(found.energy))
         found = replace(found, status=torch.where(accepted, int(Status.CONVERGED), int(Status.MAX_STEPS)))
         measured = found.gap
         behind = "" if self._behind is None else self._behind.name
@@ -130,6 +129,10 @@ class AmortisedInference(Solver):
             stats={"guess_energy": guessed, "measured_gap": measured, "fell_back": ~accepted, "fallback": behind},
         )
 
+    def _limit(self, energy: Tensor) -> Tensor:
+        """(B,) the largest gap that is accepted."""
+        return self.tolerance * energy.abs().clamp(min=1.0)
+
     def _measured(
         self, graph: FactorGraph, values: dict[str, Tensor], budget: Budget, generator: Generator | None
     ) -> tuple[_Answers, Tensor]:
@@ -141,15 +144,17 @@ class AmortisedInference(Solver):
             steps = replace(budget, max_steps=self.refine + 1)
             better_points = refine(graph, Assignment(values), steps, generator)
             values = {**values, **graph.complete(better_points.assignment)}
-        now = promise(graph, values)
+        look = SingleChanges(graph, {n: v for n, v in values.items() if v.is_floating_point()})
+        now = look(values)
         if first is None:
             first = now.energy
         else:
             gained = first - now.energy
         for _ in range(self.refine):
-            if budget.expired or not bool((now.total > 0).any()):
+            past = now.total > self._limit(now.energy)
+            if budget.expired or not bool(past.any()):
                 break
-            values, now = changed(graph, values, now)
+            values, now = changed(look, values, now, past)
         nothing = torch.full_like(now.energy, -torch.inf)
         gap = now.total + gained
         return _Answers(values, now.energy, gap, nothing, torch.zeros_like(gap, dtype=torch.long)), first
@@ -221,30 +226,35 @@ def decoded(graph: FactorGraph) -> dict[str, Tensor]:
     return graph.complete(values)
 
 
-def changed(graph: FactorGraph, values: dict[str, Tensor], now: Promise) -> tuple[dict[str, Tensor], Promise]:
-    """Each instance after all changes that promise something where that lowers it, else after the best, or as it is."""
-    many = {n: torch.where(gain > 0, now.states[n], values[n]) for n, gain in now.gains.items()}
-    trial = {**values, **many}
-    there = promise(graph, trial)
-    worse = ~(there.energy <= now.energy) & ~now.energy.isnan()
+def changed(
+    look: SingleChanges, values: dict[str, Tensor], now: Promise, moving: Tensor
+) -> tuple[dict[str, Tensor], Promise]:
+    """The moving instances after all changes that promise something, where that lowers them, else after the best one.
+
+    moving: (B,) bool; where neither lowers an instance, and where it is not moving, it stays as it is.
+    """
+    owners, count = look.owners, now.energy.numel()
+    trial = dict(values)
+    for name, gain in now.gains.items():
+        trial[name] = torch.where((gain > 0) & moving[owners[name]], now.states[name], values[name])
+    there = look(trial)
+    worse = moving & ~(there.energy <= now.energy)
     if not bool(worse.any()):
         return trial, there
-    owners = {n: graph.variables[n].instance for n in now.gains}
     most = torch.zeros_like(now.energy)
     for name, gain in now.gains.items():
         most = most.scatter_reduce(0, owners[name], gain, "amax")
     free = worse & (most > 0)
     for name, gain in now.gains.items():
-        first = _first_of_each((gain >= most[owners[name]]) & free[owners[name]], owners[name], graph.num_instances)
-        free = free & ~torch.zeros_like(free).index_fill(0, owners[name][first], True)
-        trial[name] = torch.where(
-            worse[owners[name]] & ~first, values[name], torch.where(first, now.states[name], trial[name])
-        )
-    energy = graph.energy(trial)
-    kept = energy > now.energy
+        owner = owners[name]
+        one = _first_of_each((gain >= most[owner]) & free[owner], owner, count)
+        free = free & ~torch.zeros_like(free).index_fill(0, owner[one], True)
+        alone = torch.where(one, now.states[name], values[name])
+        trial[name] = torch.where(worse[owner], alone, trial[name])
+    kept = worse & ~(look.graph.energy(trial) <= now.energy)
     for name in now.gains:
         trial[name] = torch.where(kept[owners[name]], values[name], trial[name])
-    return trial, promise(graph, trial)
+    return trial, look(trial)
 
 
 def _part(graph: FactorGraph, wanted: Tensor) -> tuple[FactorGraph, Tensor]:
