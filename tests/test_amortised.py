@@ -94,6 +94,21 @@ def test_energy_and_network_may_share_modules() -> None:
     assert energy.weight.grad is not None and float(energy.weight.grad.abs()) > 0
 
 
+def test_a_sum_keeps_the_guess_and_a_frozen_energy_rests() -> None:
+    """Late composition keeps a part's guess; with ``frozen`` the energy evaluates, and no loss reaches its parameters."""
+    energy = Scores()
+    network = nn.Linear(2, 2).double()
+    model = es.Amortised(energy, network, reads="emission", frozen=True).train()
+    assert model.training and not energy.training and network.training
+    added = es.SumOfEnergies([Scores(), model], [1.0, 0.5])
+    graph = added.graph([torch.randn(3, 2, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)])
+    assert graph.guess is not None and tuple(graph.guess["y"].shape) == (5, 2)
+    es.InferenceNetwork()(
+        model.graph([torch.randn(3, 2).double()]), es.Assignment({"y": torch.zeros(3).long()})
+    ).value.sum().backward()
+    assert energy.weight.grad is None and network.weight.grad is not None
+
+
 def test_a_network_that_does_not_fit_is_refused() -> None:
     """Scores of the wrong number and unknown blocks are named."""
 
