@@ -385,3 +385,16 @@ def test_training_with_the_loop() -> None:
     wanted = torch.cat([p.y for p in pairs])
     assert graph.guess is not None
     assert float((graph.guess["y"].argmax(1) == wanted).float().mean()) > 0.95
+
+
+def test_calibration_holds_gaps_against_the_fallback() -> None:
+    """By hand: of three instances one guess is right, one errs by 1 and one by 4; tolerances let in one, two, three."""
+    block = es.Variables.of_lengths("y", es.Discrete(2), [1, 1, 1])
+    tables = torch.tensor([[-1.0, 0.0], [-1.0, 0.0], [-1.0, 3.0]], dtype=torch.float64)
+    graph = es.FactorGraph([block], [es.TableFactor(("y",), "u", tables)])
+    found = es.gap_calibration(graph.with_guess(guess_of(graph, torch.tensor([0, 1, 1]))))
+    torch.testing.assert_close(found.excess, torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64))
+    torch.testing.assert_close(found.share, torch.tensor([0.0, 1.0, 4.0 / 3.0], dtype=torch.float64))
+    assert [round(3 * found.accepted(t)) for t in (0.0, 1.0, 2.0)] == [1, 2, 3]
+    assert found.quantiles(2.0)[0] == 1.0 and found.quantiles(2.0)[-1] == 4.0
+    assert found.table([0.0]).splitlines()[-1] == "| 0 | 33.3 % | 0 | 0 | 0 | 0 |"
