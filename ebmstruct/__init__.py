@@ -59,6 +59,7 @@ _HOMES = {
         "MixedEnumeration",
         "Alternating",
         "AlphaExpansion",
+        "AmortisedInference",
         "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
@@ -108,15 +109,18 @@ _HOMES = {
         "VariableElimination",
         "bound_log_partition",
         "explain",
+        "gap_calibration",
         "log_partition",
         "marginals",
         "minimize",
         "sample",
     ),
-    "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
+    "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
         "FenchelYoung",
         "Implicit",
+        "Amortisation",
+        "InferenceNetwork",
         "Loss",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
@@ -125,6 +129,7 @@ _HOMES = {
         "PseudoLikelihood",
         "RatioMatching",
         "ScoreMatching",
+        "Seal",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
@@ -140,6 +145,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
+    from ebmstruct.energies import Amortised as Amortised
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
     from ebmstruct.errors import ConfigError as ConfigError
@@ -191,6 +197,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Alternating as Alternating
+    from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
@@ -234,12 +241,15 @@ if TYPE_CHECKING:
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain
+    from ebmstruct.inference import gap_calibration as gap_calibration
     from ebmstruct.inference import log_partition as log_partition
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import Amortisation as Amortisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import Implicit as Implicit
+    from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
@@ -248,6 +258,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import RatioMatching as RatioMatching
     from ebmstruct.learning import ScoreMatching as ScoreMatching
+    from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions

@@ -1,6 +1,7 @@
 """Reusable torch modules that make factor graphs."""
 
+from ebmstruct.energies.amortised import Amortised
 from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
 from ebmstruct.energies.rules import Rules
 
-__all__ = ["Additions", "EnergyModel", "InputList", "Inputs", "Rules", "SumOfEnergies"]
+__all__ = ["Additions", "Amortised", "EnergyModel", "InputList", "Inputs", "Rules", "SumOfEnergies"]

@@ -71,7 +71,8 @@ class SumOfEnergies(EnergyModel):
 
     The graph has the variables of all parts; blocks of one name must be the same in all, and a block that only some parts
     have (a latent one) is theirs. Each part keeps its factors, labelled ``part/label``, so that a result can be told apart
-    by what decided it. ``Additions``, such as rules, add to what the others made.
+    by what decided it. ``Additions``, such as rules, add to what the others made. A block's first guess is that of the
+    first part that has one.
     An infinite entry of a part stays infinite whatever its weight.
     """
 
@@ -91,6 +92,7 @@ class SumOfEnergies(EnergyModel):
     def forward(self, inputs: Any) -> FactorGraph:
         variables: dict[str, Variables] = {}
         factors: list[Factor] = []
+        guess: dict[str, Tensor] = {}
         constant: Tensor | None = None
         parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
         for name, weight, model, part in parts:
@@ -100,6 +102,7 @@ class SumOfEnergies(EnergyModel):
             for block in graph.variables.values():
                 _same(variables.setdefault(block.name, block), block)
             factors += _labelled(name, weight, graph.factors)
+            guess = {**(graph.guess or {}), **guess}
             if graph.constant is not None:
                 own = weight * graph.constant
                 constant = own if constant is None else constant + own
@@ -107,7 +110,7 @@ class SumOfEnergies(EnergyModel):
             raise GraphError(
                 f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
             )
-        graph = FactorGraph(tuple(variables.values()), factors, constant=constant)
+        graph = FactorGraph(tuple(variables.values()), factors, constant=constant, guess=guess or None)
         rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
                  for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
         return graph.add(*rules) if rules else graph

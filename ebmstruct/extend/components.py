@@ -26,6 +26,7 @@ CORE: dict[str, dict[str, str]] = {
         "roof_duality": "ebmstruct.inference.solvers:RoofDuality",
         "dual_ascent": "ebmstruct.inference.solvers:DualAscent",
         "subgraph_search": "ebmstruct.inference.solvers:SubgraphSearch",
+        "amortised": "ebmstruct.inference.solvers:AmortisedInference",
         "alpha_expansion": "ebmstruct.inference.solvers:AlphaExpansion",
         "icm": "ebmstruct.inference.solvers:ICM",
         "annealing": "ebmstruct.inference.solvers:Annealing",
@@ -54,6 +55,9 @@ CORE: dict[str, dict[str, str]] = {
         "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
         "unrolled": "ebmstruct.learning.losses:Unrolled",
         "implicit": "ebmstruct.learning.losses:Implicit",
+        "inference_network": "ebmstruct.learning.losses:InferenceNetwork",
+        "seal": "ebmstruct.learning.losses:Seal",
+        "amortisation": "ebmstruct.learning.losses:Amortisation",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph.expectation import expected
-from ebmstruct.graph.factors import Factor, check_index, repeat_index, states_of, uniform_states
+from ebmstruct.graph.factors import Factor, check_index, repeat_index, select_rows, states_of, uniform_states
 from ebmstruct.graph.variables import Variables
 
 
@@ -200,6 +200,16 @@ class TableFactor(Factor):
         return dataclasses.replace(
             flat, index=repeat_index(flat.index, times, variables), starts=flat.starts.repeat(times)
         )
+
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> TableFactor:
+        index = None
+        if self.index is None:
+            rows = variables[0].sites_of(instances)
+        else:
+            rows, index = select_rows(self.index, instances, variables)
+        if self.starts is not None:
+            return dataclasses.replace(self, index=index, starts=self.starts[rows])
+        return dataclasses.replace(self, tables=self.tables if self.shared else self.tables[rows], index=index)
 
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> TableFactor:
         parts = [f.flat(v) for f, v in zip((self, *others), variables, strict=True)]

@@ -1,8 +1,10 @@
 """How energies are shaped: losses and the training loop."""
 
 from ebmstruct.learning.losses import (
+    Amortisation,
     FenchelYoung,
     Implicit,
+    InferenceNetwork,
     Loss,
     LossValue,
     NegativeLogLikelihood,
@@ -12,6 +14,7 @@ from ebmstruct.learning.losses import (
     PseudoLikelihood,
     RatioMatching,
     ScoreMatching,
+    Seal,
     Setting,
     SoftmaxMargin,
     StructuredHinge,
@@ -25,6 +28,8 @@ from ebmstruct.learning.training import fit
 __all__ = [
     "FenchelYoung",
     "Implicit",
+    "Amortisation",
+    "InferenceNetwork",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
@@ -34,6 +39,7 @@ __all__ = [
     "PseudoLikelihood",
     "RatioMatching",
     "ScoreMatching",
+    "Seal",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",

@@ -3,6 +3,7 @@
 from ebmstruct.learning.losses.base import Loss, LossValue, Setting
 from ebmstruct.learning.losses.fenchel_young import FenchelYoung
 from ebmstruct.learning.losses.implicit import Implicit
+from ebmstruct.learning.losses.inference_network import Amortisation, InferenceNetwork, Seal
 from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood, PseudoLikelihood, SoftmaxMargin
 from ebmstruct.learning.losses.margin import Perceptron, StructuredHinge
 from ebmstruct.learning.losses.noise_contrastive import NoiseContrastiveEstimation
@@ -14,6 +15,8 @@ from ebmstruct.learning.losses.unrolled import Unrolled
 __all__ = [
     "FenchelYoung",
     "Implicit",
+    "Amortisation",
+    "InferenceNetwork",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
@@ -23,6 +26,7 @@ __all__ = [
     "PseudoLikelihood",
     "RatioMatching",
     "ScoreMatching",
+    "Seal",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
