@@ -115,10 +115,15 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "BoundedLikelihood",
+        "ContrastiveDivergence",
+        "ExpectationMaximisation",
         "Loss",
         "NegativeLogLikelihood",
         "Perceptron",
+        "PersistentContrastiveDivergence",
         "PseudoLikelihood",
+        "SampledLikelihood",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
@@ -231,10 +236,15 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import SampledLikelihood as SampledLikelihood
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions

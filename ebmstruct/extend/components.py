@@ -47,6 +47,11 @@ CORE: dict[str, dict[str, str]] = {
         "perceptron": "ebmstruct.learning.losses:Perceptron",
         "structured_hinge": "ebmstruct.learning.losses:StructuredHinge",
         "pseudo_likelihood": "ebmstruct.learning.losses:PseudoLikelihood",
+        "contrastive_divergence": "ebmstruct.learning.losses:ContrastiveDivergence",
+        "persistent_contrastive_divergence": "ebmstruct.learning.losses:PersistentContrastiveDivergence",
+        "sampled_likelihood": "ebmstruct.learning.losses:SampledLikelihood",
+        "expectation_maximisation": "ebmstruct.learning.losses:ExpectationMaximisation",
+        "bounded_likelihood": "ebmstruct.learning.losses:BoundedLikelihood",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -1,11 +1,16 @@
 """How energies are shaped: losses and the training loop."""
 
 from ebmstruct.learning.losses import (
+    BoundedLikelihood,
+    ContrastiveDivergence,
+    ExpectationMaximisation,
     Loss,
     LossValue,
     NegativeLogLikelihood,
     Perceptron,
+    PersistentContrastiveDivergence,
     PseudoLikelihood,
+    SampledLikelihood,
     Setting,
     SoftmaxMargin,
     StructuredHinge,
@@ -14,11 +19,16 @@ from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
 
 __all__ = [
+    "BoundedLikelihood",
+    "ContrastiveDivergence",
+    "ExpectationMaximisation",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
     "Perceptron",
+    "PersistentContrastiveDivergence",
     "PseudoLikelihood",
+    "SampledLikelihood",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
