@@ -1,102 +1,96 @@
-"""Gibbs sweeps of many chains on tables whose values change from call to call: structure is laid out once a topology."""
+"""Gibbs sweeps and energies of many chains on tables whose values change; structure is laid out once a topology."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import FactorGraph
-from ebmstruct.inference.views.table_gathering import Gathered, flat_tables, gathered_rows, gathered_scales, unary_of
-
-if TYPE_CHECKING:
-    from ebmstruct.inference.kernels.sampling.lane_sweeps_numba import Rows
+from ebmstruct.inference.sampling.lane_layout import Layout, lay_out_lanes
+from ebmstruct.inference.sampling.motion import versions
+from ebmstruct.inference.views.table_gathering import excluded_of, flat_tables, gathered_rows, gathered_scales
 
 DRAWS_AT_ONCE = 1 << 18
 """Uniform numbers drawn together, for several sweeps."""
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """What does not change with the tables' values.
-
-    alike: whether all instances have the same rows over the same tables, so that each is a lane of its own over the
-    sites of one; else a lane is a chain of all instances.  sites: how many sites a lane has, block after block.
-    rows, scale: the rows by site, and where each row's weight is.
-    """
-
-    alike: bool
-    names: tuple[str, ...]
-    sites: tuple[int, ...]
-    instances: int
-    states: np.ndarray
-    rows: Rows
-    scale: np.ndarray
-    joins: np.ndarray
-
-    def lanes(self, values: Mapping[str, Tensor]) -> np.ndarray:
-        """(n, L) int32: a lane a column, from block name to (C, N_block) values."""
-        parts = [values[n].reshape(-1, s) for n, s in zip(self.names, self.sites, strict=True)]
-        return np.ascontiguousarray(torch.cat(parts, 1).to(torch.int32).numpy().T)
-
-    def values(self, x: np.ndarray) -> dict[str, Tensor]:
-        """Block name to (C, N_block) long, from lanes."""
-        own = torch.from_numpy(x.T.astype(np.int64))
-        chains = own.shape[0] // self.instances if self.alike else own.shape[0]
-        parts = own.split(self.sites, 1)
-        return {n: p.reshape(chains, -1) for n, p in zip(self.names, parts, strict=True)}
-
-
-@dataclass(frozen=True, eq=False)
 class TableSweeps:
-    """Heat-bath sweeps over a graph that ``table_refusal`` takes, of as many chains as are handed in.
+    """Heat-bath sweeps over a graph that ``table_refusal`` takes, and energies, of as many chains as are handed in.
 
     Sites are visited one after the other in their order, so a sweep is a step of Gibbs sampling (Geman and Geman 1984).
     Clamped sites and excluded states have no probability. Unlike a table view this keeps every site and row, which makes
     it quick to build where values have changed, and its sweeps a little slower where evidence closes much.
-    independent: whether no row joins two open sites: then one sweep draws them exactly, from any start.
+    unary: (states, W) energies of single sites, lane l has column l % W.  tables, weights: of rows.  All three are
+    differentiable in the factors' values, where this was made with gradients on.
     """
 
-    graph: FactorGraph
     layout: Layout
-    unary: np.ndarray
-    tables: np.ndarray
-    weights: np.ndarray
-    order: np.ndarray
-    finite: bool
+    constant: Tensor | None
+    unary: Tensor
+    tables: Tensor
+    weights: Tensor
 
     @classmethod
     def of(cls, graph: FactorGraph) -> TableSweeps:
-        """The sweeps of a graph with its present values, without gradients."""
+        """The sweeps of a graph with its present values; without gradients they are made once for these."""
+        if torch.is_grad_enabled():
+            return cls._made(graph)
+        now = versions(graph)
+        before = _MADE.get(graph)
+        if before is None or before[0] != now:
+            before = now, cls._made(graph)
+            with _LOCK:
+                _MADE[graph] = before
+        return before[1]
+
+    @classmethod
+    def _made(cls, graph: FactorGraph) -> TableSweeps:
         layout = graph.topology.derive("table sweeps", lambda: lay_out_lanes(gathered_rows(graph)))
-        with torch.no_grad():
-            flat, begins = flat_tables(graph)
-            unary = unary_of(graph, flat, begins).numpy()
-            weights = gathered_scales(graph).numpy()[layout.scale]
-        tables = flat.numpy()
-        states = int(layout.states.sum())
-        if layout.alike:
-            counts = _block_states(layout)
-            at = np.cumsum([0, *(c * layout.instances for c in counts)])
-            parts = [unary[a : a + c * layout.instances].reshape(-1, c) for a, c in zip(at[:-1], counts, strict=True)]
-            unary = np.ascontiguousarray(np.concatenate(parts, 1).T)
-        else:
-            unary = unary.reshape(states, 1)
-        open_states = np.add.reduceat(np.isfinite(unary), layout.rows.starts[:-1], axis=0) if states else unary
-        order = np.nonzero((open_states != 1).any(1))[0] if states else np.zeros(0, np.int64)
-        return cls(graph, layout, unary, tables, weights, order, bool(np.isfinite(tables).all()))
+        flat, _ = flat_tables(graph)
+        unary = flat.new_zeros(layout.states * layout.wide).index_add(0, layout.to, flat[layout.source])
+        unary = unary.reshape(layout.states, layout.wide)
+        if graph.evidence is not None:
+            banned = excluded_of(graph, layout.all_starts)
+            if banned is not None:
+                own = layout.by_lane(banned)
+                unary = unary.expand(own.shape).masked_fill(own, torch.inf)
+        return cls(layout, graph.constant, unary, flat, gathered_scales(graph)[layout.scale])
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """unary, tables and weights without gradients."""
+        return tuple(t.detach().contiguous().numpy() for t in (self.unary, self.tables, self.weights))  # type: ignore[return-value]
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether the tables of all rows and sites are finite, up to what evidence excludes."""
+        return bool(np.isfinite(self.arrays[1]).all())
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The sites that have more than one state left, in any lane."""
+        finite = np.isfinite(self.arrays[0])
+        if not finite.size:
+            return np.zeros(0, np.int64)
+        left = np.add.reduceat(finite, self.layout.rows.starts[:-1], axis=0, dtype=np.int64)
+        return np.nonzero((left != 1).any(1))[0]
 
     @property
     def independent(self) -> bool:
-        """Whether no row joins two open sites."""
-        mask = np.zeros(self.layout.states.size, np.bool_)
+        """Whether no row joins two open sites: then one sweep draws them exactly, from any start."""
+        mask = np.zeros(self.layout.rows.starts.size - 1, np.bool_)
         mask[self.order] = True
-        joins = self.layout.joins
-        return not (mask[joins[0]] & mask[joins[1]]).any()
+        one, other = self.layout.joins
+        return not (mask[one] & mask[other]).any()
 
     def run(
         self, values: Mapping[str, Tensor], sweeps: int, temperature: float, generator: Generator
@@ -106,8 +100,9 @@ class TableSweeps:
 
         x = self.layout.lanes(values)
         self._pin(x)
-        lanes, sites = x.shape[1], self.order.size
-        energy = np.zeros((int(self.layout.states.max(initial=2)), lanes))
+        (unary, tables, weights), order = self.arrays, self.order
+        lanes, sites = x.shape[1], order.size
+        energy = np.zeros((max(2, self.layout.most), lanes))
         ahead = max(1, DRAWS_AT_ONCE // max(1, lanes * sites))
         draws: list[np.ndarray] = []
         for at in range(sweeps):
@@ -116,94 +111,56 @@ class TableSweeps:
                 noise = torch.rand(count, sites, lanes, dtype=torch.float64, generator=generator)
                 draws = list(noise.numpy())
             sweep(
-                self.layout.rows, self.unary, self.tables, self.weights, self.finite, self.order, x, draws.pop(0),
-                float(temperature), energy,
+                self.layout.rows, unary, tables, weights, self.finite, order, x, draws.pop(0), float(temperature), energy
             )  # fmt: skip
         return self.layout.values(x)
 
+    def energies(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(C, B) float64: the energy of each instance in each chain, differentiable where this was made so."""
+        x = self.layout.lanes(values)
+        found: Tensor = _Energies.apply(self.unary, self.tables, self.weights, self.layout, x)  # type: ignore[no-untyped-call]
+        out = found.reshape(-1, self.layout.instances)
+        return out if self.constant is None else out + self.constant.double()
+
     def _pin(self, x: np.ndarray) -> None:
         """Put sites with one state left to it, where no sweep goes."""
-        pinned = np.setdiff1d(np.arange(x.shape[0]), self.order)
-        if not pinned.size:
+        starts = self.layout.rows.starts
+        if self.order.size == x.shape[0]:
             return
-        finite, starts = np.isfinite(self.unary), self.layout.rows.starts
-        rank = np.arange(finite.shape[0]) - np.repeat(starts[:-1], self.layout.states)
+        pinned = np.setdiff1d(np.arange(x.shape[0]), self.order)
+        finite = np.isfinite(self.arrays[0])
+        rank = np.arange(finite.shape[0]) - np.repeat(starts[:-1], np.diff(starts))
         own = np.add.reduceat(np.where(finite, rank[:, None], 0), starts[:-1], axis=0)[pinned]
         x[pinned] = np.tile(own, x.shape[1] // own.shape[1])
 
 
-def _block_states(layout: Layout) -> list[int]:
-    """How many states the sites of each block have together, in one lane."""
-    ends = np.cumsum([0, *layout.sites])
-    return [int(layout.states[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+_MADE: weakref.WeakKeyDictionary[FactorGraph, tuple[tuple[int, ...], TableSweeps]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
-def lay_out_lanes(rows: Gathered) -> Layout:
-    """The layout of a graph's rows; cost: a sort of their slots, and only those of one instance where all are alike."""
-    one = _of_one_instance(rows)
-    own = rows if one is None else one
-    from ebmstruct.inference.kernels.sampling.lane_sweeps_numba import Rows
+class _Energies(torch.autograd.Function):
+    """(L, instances) energies of lanes; its gradient by single sites, tables and weights counts entries."""
 
-    arity = np.diff(own.ptr)
-    owner = np.repeat(np.arange(arity.size), arity)
-    stride = np.ones(own.sites.size, np.int64)
-    for place in range(2, int(arity.max(initial=0)) + 1):
-        slot = own.ptr[1:][arity >= place] - place
-        stride[slot] = stride[slot + 1] * own.counts[own.sites[slot + 1]]
-    order = np.argsort(own.sites, kind="stable")
-    inc_ptr = np.concatenate([[0], np.cumsum(np.bincount(own.sites, minlength=own.counts.size))])
-    row = owner[order]
-    others = arity[row]
-    slots = np.repeat(own.ptr[row] - (np.cumsum(others) - others), others) + np.arange(int(others.sum()))
-    mine = np.repeat(order, others)
-    away = slots != mine
-    laid = Rows(
-        np.concatenate([[0], np.cumsum(own.counts)]),
-        inc_ptr,
-        own.start[row],
-        stride[order],
-        row,
-        np.concatenate([[0], np.cumsum(others - 1)]),
-        own.sites[slots[away]],
-        stride[slots[away]],
-    )
-    joins = np.stack([own.sites[mine[away]], own.sites[slots[away]]])
-    sites = rows.sizes if one is None else tuple(s // rows.instances for s in rows.sizes)
-    return Layout(one is not None, rows.names, sites, rows.instances, own.counts, laid, own.scale, joins)
+    @staticmethod
+    def forward(ctx: Any, unary: Tensor, tables: Tensor, weights: Tensor, layout: Layout, x: np.ndarray) -> Tensor:
+        """The energies at ``x`` (n, L)."""
+        from ebmstruct.inference.kernels.sampling.lane_sweeps_numba import energies
 
+        arrays = [t.detach().contiguous().numpy() for t in (unary, tables, weights)]
+        out = np.zeros((layout.inside, x.shape[1]))
+        energies(layout.terms, layout.rows.starts, *arrays, x, out)
+        ctx.kept = layout, x, arrays
+        return torch.from_numpy(np.ascontiguousarray(out.T))
 
-def _of_one_instance(rows: Gathered) -> Gathered | None:
-    """The rows of the first instance with sites numbered within it, where all instances are alike; else None."""
-    count = rows.instances
-    if count < 2 or rows.scale.any() or any(s % count for s in rows.sizes):
-        return None
-    local = np.zeros(rows.counts.size, np.int64)
-    first, before = 0, 0
-    for size in rows.sizes:
-        each = size // count
-        if (rows.instance[first : first + size] != np.repeat(np.arange(count), each)).any():
-            return None
-        local[first : first + size] = np.tile(np.arange(each), count) + before
-        first, before = first + size, before + each
-    states = np.zeros(before, np.int64)
-    states[local[rows.instance == 0]] = rows.counts[rows.instance == 0]
-    if (rows.counts != states[local]).any():
-        return None
-    owner = rows.instance[rows.sites[rows.ptr[:-1]]]
-    arity = np.diff(rows.ptr)
-    each = owner.size // count
-    if owner.size != each * count or (np.bincount(owner, minlength=count) != each).any():
-        return None
-    order = np.argsort(owner, kind="stable")
-    start, width = rows.start[order].reshape(count, each), arity[order].reshape(count, each)
-    if (start != start[0]).any() or (width != width[0]).any():
-        return None
-    slot_order = np.argsort(np.repeat(owner, arity), kind="stable")
-    sites = local[rows.sites[slot_order]].reshape(count, -1)
-    if (sites != sites[0]).any():
-        return None
-    ptr = np.concatenate([[0], np.cumsum(width[0])])
-    return Gathered(
-        rows.names, rows.sizes, count, states, np.zeros(before, np.int64), ptr, sites[0], start[0],
-        np.zeros(each, np.int64),
-    )  # fmt: skip
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        """The gradients by unary, tables and weights."""
+        from ebmstruct.inference.kernels.sampling.lane_sweeps_numba import energy_gradients
+
+        layout, x, (unary, tables, weights) = ctx.kept
+        by_unary, by_tables = np.zeros(unary.shape), np.zeros(tables.shape)
+        by_weights = np.zeros(weights.size if ctx.needs_input_grad[2] else 0)
+        own = np.ascontiguousarray(slope.double().numpy().T)
+        energy_gradients(layout.terms, layout.rows.starts, own, tables, weights, x, by_unary, by_tables, by_weights)
+        further = torch.from_numpy(by_weights) if by_weights.size else None
+        return torch.from_numpy(by_unary), torch.from_numpy(by_tables), further, None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ class Gathered:
 
     names, sizes: the blocks and their numbers of sites.  counts, instance: (N,) of each site.  ptr, sites: the sites of
     each row.  start: where its table begins in ``flat_tables``.  scale: where its weight is in ``gathered_scales``.
+    to, source: the states of all sites that have energies of their own, and where these are in ``flat_tables``.
     """
 
     names: tuple[str, ...]
@@ -39,6 +41,8 @@ class Gathered:
     sites: np.ndarray
     start: np.ndarray
     scale: np.ndarray
+    to: np.ndarray
+    source: np.ndarray
 
 
 def gathered_rows(graph: FactorGraph) -> Gathered:
@@ -51,11 +55,25 @@ def gathered_rows(graph: FactorGraph) -> Gathered:
     rows = rows_of(graph, begins[:-1], first, [torch.ones(1, dtype=torch.float64)])
     counts = concatenated([b.state_counts.cpu().numpy() for b in blocks])
     instance = concatenated([b.instance.cpu().numpy() for b in blocks])
-    names = tuple(graph.variables)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    entries = [(_indices(t), _indices(f)) for t, f in site_entries(graph, begins[:-1], starts, first)]
     return Gathered(
-        names, sizes, graph.num_instances, counts, instance, rows.ptr, rows.sites.astype(np.int64),
-        rows.start.astype(np.int64), rows.scale,
-    )  # fmt: skip
+        names=tuple(graph.variables),
+        sizes=sizes,
+        instances=graph.num_instances,
+        counts=counts,
+        instance=instance,
+        ptr=rows.ptr,
+        sites=rows.sites.astype(np.int64),
+        start=rows.start.astype(np.int64),
+        scale=rows.scale,
+        to=concatenated([t for t, _ in entries]),
+        source=concatenated([f for _, f in entries]),
+    )
+
+
+def _indices(at: slice | Tensor) -> np.ndarray:
+    return np.arange(at.start, at.stop) if isinstance(at, slice) else at.numpy()
 
 
 def gathered_scales(graph: FactorGraph) -> Tensor:
@@ -67,13 +85,9 @@ def gathered_scales(graph: FactorGraph) -> Tensor:
     return torch.cat(scales)
 
 
-def unary_of(graph: FactorGraph, flat: Tensor, begins: list[int]) -> Tensor:
-    """(states of all sites,) the energies of single sites, from ``flat_tables``; excluded states are infinite."""
-    _, first = numbering(graph)
-    starts = np.concatenate(
-        [[0], np.cumsum(concatenated([b.state_counts.cpu().numpy() for b in graph.variables.values()]))]
-    )
-    return site_energies(graph, flat, begins, starts, first)
+def excluded_of(graph: FactorGraph, starts: np.ndarray) -> Tensor | None:
+    """``excluded_states`` of a graph whose sites' states begin at ``starts``."""
+    return excluded_states(graph, starts, numbering(graph)[1])
 
 
 def numbering(graph: FactorGraph) -> tuple[tuple[int, ...], dict[str, int]]:
@@ -112,6 +126,22 @@ def site_energies(
 ) -> Tensor:
     """(states of all sites,) energies of single sites: tables of one site, chain ends, evidence."""
     out = flat.new_zeros(int(starts[-1]))
+    for to, source in site_entries(graph, begins, starts, first):
+        taken = flat[source]
+        out = out + taken if to == slice(0, out.numel()) else _added(out, to, taken)
+    banned = excluded_states(graph, starts, first)
+    return out if banned is None else out.masked_fill(banned, torch.inf)
+
+
+def _added(out: Tensor, to: slice | Tensor, taken: Tensor) -> Tensor:
+    at = torch.arange(to.start, to.stop) if isinstance(to, slice) else to
+    return out.index_add(0, at, taken)
+
+
+def site_entries(
+    graph: FactorGraph, begins: list[int], starts: np.ndarray, first: dict[str, int]
+) -> Iterator[tuple[slice | Tensor, slice | Tensor]]:
+    """Of every table of one site and every chain end: which states of all sites get energy, from which flat entries."""
     begin_of = torch.from_numpy(starts)
     for factor, begin in zip(graph.factors, begins, strict=True):
         (block, *_) = graph.scope(factor)
@@ -119,35 +149,33 @@ def site_energies(
         if isinstance(factor, TableFactor) and factor.arity == 1:
             if factor.index is None and not factor.shared and factor.starts is None:
                 span = slice(int(starts[site]), int(starts[site + block.num_sites]))
-                if span == slice(0, out.numel()):
-                    out = out + flat[begin : begin + out.numel()]
-                else:
-                    out = out.index_add(
-                        0, torch.arange(span.start, span.stop), flat[begin : begin + factor.tables.numel()]
-                    )
+                yield span, slice(begin, begin + span.stop - span.start)
                 continue
             plain = factor.flat((block,))
             assert plain.index is not None and plain.starts is not None
             counts = block.state_counts.cpu()[plain.index[0].cpu()]
-            to = ragged(begin_of[plain.index[0].cpu() + site], counts)
-            out = out.index_add(0, to, flat[ragged(plain.starts.cpu() + begin, counts)])
+            yield ragged(begin_of[plain.index[0].cpu() + site], counts), ragged(plain.starts.cpu() + begin, counts)
         elif isinstance(factor, ChainFactor):
             at = begin + factor.transition.numel()
             for ends, sites in ((factor.start, block.first_sites), (factor.end, block.last_sites)):
                 if ends is not None:
                     states = torch.arange(ends.numel())
                     to = (begin_of[sites.cpu() + site][:, None] + states).reshape(-1)
-                    out = out.index_add(0, to, flat[at : at + ends.numel()].repeat(sites.numel()))
+                    yield to, (at + states).repeat(sites.numel())
                     at += ends.numel()
+
+
+def excluded_states(graph: FactorGraph, starts: np.ndarray, first: dict[str, int]) -> Tensor | None:
+    """(states of all sites,) bool: those that the evidence excludes; None where it excludes none."""
+    banned: Tensor | None = None
     for name, block in graph.variables.items():
         allowed = graph.allowed(name)
         if allowed is not None:
             within = torch.arange(allowed.shape[1]) < block.state_counts.cpu()[:, None]
-            banned = torch.zeros_like(out, dtype=torch.bool)
+            banned = torch.zeros(int(starts[-1]), dtype=torch.bool) if banned is None else banned
             begin = int(starts[first[name]])
             banned[begin : begin + int(within.sum())] = ~allowed.cpu()[within]
-            out = out.masked_fill(banned, torch.inf)
-    return out
+    return banned
 
 
 def rows_of(graph: FactorGraph, begins: list[int], first: dict[str, int], scales: list[Tensor]) -> Rows:

@@ -229,9 +229,10 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
     if open_continuous(graph) or not open_states(graph) or tables_left(graph) is not None:
         return values
     with torch.no_grad():
-        if not bool(torch.isposinf(draw_energies(graph, values)).any()):
+        tables = table_refusal(graph) is None
+        if (tables and TableSweeps.of(graph).finite) or not bool(draw_energies(graph, values).isposinf().any()):
             return values
-        sampler = BlockGibbs() if table_refusal(graph) is None else GibbsWithGradients()
+        sampler = BlockGibbs() if tables else GibbsWithGradients()
         if sampler.refuse(graph, Query(Ask.SAMPLE)) is not None:
             return values
         return spread(sampler.init(graph.repeat(chains), None, generator).values, chains)
@@ -239,6 +240,8 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
 
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
     """(C, B) float64: the energy of each instance at each draw, differentiable in the factors' values."""
+    if table_refusal(graph) is None:
+        return TableSweeps.of(graph).energies(draws)
     count = chains_of(graph, draws)
     if count == 1:
         return graph.energy({n: v[0] for n, v in draws.items()})[None]
@@ -247,6 +250,14 @@ def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
     except GraphError:  # a factor that has no copies
         return torch.stack([graph.energy({n: v[c] for n, v in draws.items()}) for c in range(count)])
     return copies.energy(flat(draws)).reshape(count, -1)
+
+
+def energies_of_both(graph: FactorGraph, one: Values, other: Values) -> tuple[Tensor, Tensor]:
+    """The same of two sets of draws, (C, B) and (D, B), in one evaluation."""
+    count = chains_of(graph, one)
+    kinds = {n: other[n].dtype for n in graph.variables}
+    both = draw_energies(graph, {n: torch.cat([one[n].to(kinds[n]), other[n]]) for n in graph.variables})
+    return both[:count], both[count:]
 
 
 def completions(

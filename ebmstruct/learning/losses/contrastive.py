@@ -21,7 +21,7 @@ from ebmstruct.learning.losses.chains import (
     check_positive,
     completions,
     copied,
-    draw_energies,
+    energies_of_both,
     finite_mean,
     walk_refusal,
     walked,
@@ -102,7 +102,7 @@ class ChainLoss(Loss):
         start, kept = self._start(graph, copied(positive, self.chains), setting)
         negative, further = self._negatives(graph, start, setting)
         state = self._remembered(graph, kept, negative, setting)
-        correct, incorrect = draw_energies(graph, positive), draw_energies(graph, negative)
+        correct, incorrect = energies_of_both(graph, positive, negative)
         above, below = finite_mean(correct), finite_mean(incorrect)
         value = torch.where(torch.isposinf(above), torch.inf, above - below) / self.temperature
         if self.energy_decay:

@@ -18,7 +18,7 @@ from ebmstruct.inference.sampling.table_sweeps import TableSweeps
 from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.views.table_view import table_refusal
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
-from ebmstruct.learning.losses.chains import check_positive, draw_energies, finite_mean
+from ebmstruct.learning.losses.chains import check_positive, draw_energies, energies_of_both, finite_mean
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SampledLikelihood(Loss):
         t = self.temperature
         clamped = drawn_completions(graph, target, self.samples, t, setting.solver, setting.generator)
         free = drawn(graph, self.samples, t, setting.solver, setting.generator)
-        correct, incorrect = finite_mean(draw_energies(graph, clamped)), finite_mean(draw_energies(graph, free))
+        correct, incorrect = map(finite_mean, energies_of_both(graph, clamped, free))
         return compared(correct, incorrect, difference(correct, incorrect) / t)
 
 

@@ -1,4 +1,4 @@
-"""Heat-bath sweeps of many chains side by side: one lane a chain, so that a row is looked up once for all of them."""
+"""Sweeps and energies of many chains side by side: one lane a chain, so that a row is looked up once for all of them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ class Rows(NamedTuple):
     oth_ptr: np.ndarray
     oth_site: np.ndarray
     oth_stride: np.ndarray
+
+
+class Terms(NamedTuple):
+    """The same rows by row: its sites and their strides at ptr[r] : ptr[r + 1], where its table begins, its instance.
+
+    site_instance: of each site; instances are those within a lane.
+    """
+
+    ptr: np.ndarray
+    sites: np.ndarray
+    stride: np.ndarray
+    start: np.ndarray
+    instance: np.ndarray
+    site_instance: np.ndarray
 
 
 @inlined
@@ -121,3 +135,62 @@ def sweep(rows, unary, tables, weights, finite, order, x, draws, temperature, en
             _conditionals(rows, unary, tables, weights, site, count, x, energy)
             for lane in range(lanes):
                 x[site, lane] = _picked(energy, lane, count, temperature, draws[i, lane])
+
+
+@kernel
+def energies(terms, starts, unary, tables, weights, x, out):
+    """Add to ``out`` (instances, L) the energy of each instance of each lane at ``x`` (n, L); unary: (states, W)."""
+    lanes, wide = x.shape[1], unary.shape[1]
+    for site in range(x.shape[0]):
+        first, own = starts[site], out[terms.site_instance[site]]
+        for begin in range(0, lanes, wide):
+            for b in range(wide):
+                own[begin + b] += unary[first + x[site, begin + b], b]
+    for row in range(terms.start.size):
+        low, start, weight = terms.ptr[row], terms.start[row], weights[row]
+        own = out[terms.instance[row]]
+        if terms.ptr[row + 1] == low + 2:
+            one, other = x[terms.sites[low]], x[terms.sites[low + 1]]
+            step = terms.stride[low]
+            for lane in range(lanes):
+                own[lane] += weight * tables[start + one[lane] * step + other[lane]]
+        else:
+            for lane in range(lanes):
+                at = start
+                for slot in range(low, terms.ptr[row + 1]):
+                    at += x[terms.sites[slot], lane] * terms.stride[slot]
+                own[lane] += weight * tables[at]
+
+
+@kernel
+def energy_gradients(terms, starts, slope, tables, weights, x, by_unary, by_tables, by_weights):
+    """Add to ``by_unary``, ``by_tables`` and, unless it is empty, ``by_weights`` the gradient of sum(slope * energies).
+
+    slope: (instances, L).
+    """
+    lanes, wide = x.shape[1], by_unary.shape[1]
+    for site in range(x.shape[0]):
+        first, own = starts[site], slope[terms.site_instance[site]]
+        for begin in range(0, lanes, wide):
+            for b in range(wide):
+                by_unary[first + x[site, begin + b], b] += own[begin + b]
+    for row in range(terms.start.size):
+        low, start, weight = terms.ptr[row], terms.start[row], weights[row]
+        own = slope[terms.instance[row]]
+        if terms.ptr[row + 1] == low + 2:
+            one, other = x[terms.sites[low]], x[terms.sites[low + 1]]
+            step = terms.stride[low]
+            for lane in range(lanes):
+                by_tables[start + one[lane] * step + other[lane]] += weight * own[lane]
+        else:
+            for lane in range(lanes):
+                at = start
+                for slot in range(low, terms.ptr[row + 1]):
+                    at += x[terms.sites[slot], lane] * terms.stride[slot]
+                by_tables[at] += weight * own[lane]
+        if by_weights.size:
+            for lane in range(lanes):
+                at = start
+                for slot in range(low, terms.ptr[row + 1]):
+                    at += x[terms.sites[slot], lane] * terms.stride[slot]
+                by_weights[row] += own[lane] * tables[at]
