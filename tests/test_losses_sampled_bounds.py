@@ -98,25 +98,25 @@ def test_the_upper_bound_of_the_loss(name: str) -> None:
 @pytest.mark.parametrize("name", ["chain", "grid", "rbm"])
 @pytest.mark.parametrize("known", [1.0, 0.5])
 def test_annealed_estimates(name: str, known: float) -> None:
-    """The value lies within 0.1 of -log p, and the mean of 12 gradients near the exact one."""
+    """The value lies within 0.1 of -log p, and the mean of 8 gradients near the exact one."""
     graph = GRAPHS[name](seeded(0))
     target = drawn_target(graph, known)
     bound = "annealed_importance_sampling"
-    loss = es.BoundedLikelihood(bound=bound, latent_bound=bound, particles=400)
+    loss = es.BoundedLikelihood(bound=bound, latent_bound=bound, particles=200)
     source = seeded(3)
     truth = es.NegativeLogLikelihood()(graph, target, solver=es.JunctionTree()).value
     assert torch.allclose(loss(graph, target, generator=source).value, truth, atol=0.1)
     exact = gradient(lambda g: es.NegativeLogLikelihood()(g, target, solver=es.JunctionTree()).value, graph)
-    draws = torch.stack([gradient(lambda g: loss(g, target, generator=source).value, graph) for _ in range(12)])
-    spread = draws.std(0) / 12**0.5
-    assert bool(((draws.mean(0) - exact).abs() <= 5 * spread + 3e-3).all())
+    draws = torch.stack([gradient(lambda g: loss(g, target, generator=source).value, graph) for _ in range(8)])
+    spread = draws.std(0) / 8**0.5
+    assert bool(((draws.mean(0) - exact).abs() <= 5 * spread + 0.02).all())
 
 
 def test_annealed_gaussians() -> None:
     """Real blocks: value and gradient near those of the exact likelihood."""
     graph = gaussian([2, 3], torch.tensor(1.3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))
     target = es.Assignment({"x": torch.randn(5, 1, generator=seeded(2), dtype=torch.float64)})
-    loss = es.BoundedLikelihood(bound="annealed_importance_sampling", particles=64)
+    loss = es.BoundedLikelihood(bound="annealed_importance_sampling", particles=32)
     truth = es.NegativeLogLikelihood()(graph, target).value
     assert torch.allclose(loss(graph, target).value, truth, atol=0.2)
     exact = gradient(lambda g: es.NegativeLogLikelihood()(g, target).value, graph)
@@ -128,8 +128,9 @@ def test_hidden_states_of_a_mixed_graph() -> None:
     made = switching_systems(2, 3, 2, seeded(0))
     target = es.Assignment({"x": made.y})
     bound = "annealed_importance_sampling"
-    by_field = es.BoundedLikelihood(bound=bound, particles=64)(made.graph, target)
-    exact = es.BoundedLikelihood(bound=bound, particles=64, latent_bound="exact")(made.graph, target)
+    solver = es.AnnealedImportanceSampling(particles=8, temperatures=20, base_scale=1.0)
+    by_field = es.BoundedLikelihood(bound=bound)(made.graph, target, solver=solver)
+    exact = es.BoundedLikelihood(bound=bound, latent_bound="exact")(made.graph, target, solver=solver)
     assert bool((by_field.correct >= exact.correct - 1e-9).all())
     assert torch.allclose(by_field.correct, exact.correct, atol=0.5)
 

@@ -97,6 +97,7 @@ def numbering(graph: FactorGraph) -> tuple[tuple[int, ...], dict[str, int]]:
 
 
 def concatenated(parts: list[np.ndarray]) -> np.ndarray:
+    """Whole numbers of several arrays, or of none, in one."""
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
