@@ -307,6 +307,20 @@ def test_a_target_of_infinite_energy_has_an_infinite_loss() -> None:
     ):
         value = loss(graph, target).value
         assert bool(torch.isposinf(value[0])) and bool(value[1].isfinite()), loss.name
+    longer = es.Variables.of_lengths("y", es.Discrete(2), [3, 3])
+    graph = es.FactorGraph(
+        [longer], [es.ChainFactor(("y",), "chain", banned.index_fill(1, torch.tensor([0]), torch.inf))]
+    )
+    known = torch.tensor([True, False, True, False, True, False])
+    target = es.Assignment({"y": torch.tensor([0, 0, 1, 1, 1, 1])}, known={"y": known})
+    for other in (
+        es.SampledLikelihood(),
+        es.ExpectationMaximisation(),
+        es.BoundedLikelihood(),
+        es.ContrastiveDivergence(),
+    ):
+        value = other(graph, target).value
+        assert bool(torch.isposinf(value[0])) and bool(value[1].isfinite()), other.name
 
 
 def test_an_energy_without_tables() -> None:

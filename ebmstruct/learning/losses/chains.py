@@ -294,7 +294,7 @@ def completions(
         if exact is None and not discrete and not_quadratic(held) is None:
             exact = Gaussian()
         if exact is not None and exact.refuse(inner, query) is None:
-            found = sample(held, exact, num_samples=count, temperature=temperature, generator=generator)
+            found = sample(held, exact, num_samples=count, temperature=temperature, generator=generator, quiet=True)
             return dict(found.values)
     return walked(held, begin, steps, walk, temperature=temperature, generator=generator)
 

@@ -33,11 +33,13 @@ def mean_field_bound(graph: FactorGraph, temperature: float, solver: Solver | No
     with them (Jordan et al. 1999). An infeasible instance has -inf.
     """
     method = solver if isinstance(solver, MeanField) else MeanField()
-    beliefs = marginals(graph, method, temperature=temperature).beliefs
+    found = marginals(graph, method, temperature=temperature)
+    beliefs = found.beliefs
     entropy = torch.zeros(graph.num_instances, dtype=torch.float64)
     for name, p in beliefs.items():
         entropy = entropy.index_add(0, graph.variables[name].instance, -torch.special.xlogy(p, p).sum(1))
-    return entropy - graph.relaxed_energy(beliefs) / temperature
+    bound = entropy - graph.relaxed_energy(beliefs) / temperature
+    return torch.where(torch.isneginf(found.log_partition), -torch.inf, bound)
 
 
 def pairwise_refusal(graph: FactorGraph) -> str | None:

@@ -97,7 +97,7 @@ class ExpectationMaximisation(Loss):
             correct = graph.energy(target)
         elif any(name.startswith(_BELIEF) for name in posteriors):
             weights = {n.removeprefix(_BELIEF): v for n, v in posteriors.items()}
-            correct = graph.condition(target).relaxed_energy(weights)
+            correct = _mean_energy(graph.condition(target), weights)
             entropy = _entropy(graph, weights)
         else:
             correct = finite_mean(draw_energies(graph, posteriors))
@@ -188,7 +188,7 @@ def drawn(graph: FactorGraph, count: int, t: float, solver: Solver | None, gener
     query = Query(Ask.SAMPLE, temperature=t, num_samples=count)
     named = solver if solver is not None and solver.refuse(graph, query) is None else None
     try:
-        return dict(sample(graph, named, num_samples=count, temperature=t, generator=generator).values)
+        return dict(sample(graph, named, num_samples=count, temperature=t, generator=generator, quiet=True).values)
     except SolverRefusal as refusal:
         raise LossRefusal(f"the model cannot be drawn from: {refusal}") from None
 
@@ -216,6 +216,14 @@ def _sums(graph: FactorGraph) -> bool:
     """Whether a solver computes an exact and differentiable log partition."""
     entries = explain(graph, Query(Ask.LOG_PARTITION)).entries
     return bool(entries) and type(entries[0].solver).log_partition is not Solver.log_partition
+
+
+def _mean_energy(graph: FactorGraph, beliefs: Mapping[str, Tensor]) -> Tensor:
+    """(B,) float64: the mean energy of independent sites; infinite where the target has no allowed completion."""
+    nowhere = torch.zeros(graph.num_instances, dtype=torch.float64)
+    for name, p in beliefs.items():
+        nowhere = nowhere.index_add(0, graph.variables[name].instance, (p.sum(1) < 0.5).double())
+    return torch.where(nowhere > 0, torch.inf, graph.relaxed_energy(beliefs))
 
 
 def _entropy(graph: FactorGraph, beliefs: Mapping[str, Tensor]) -> Tensor:
