@@ -148,8 +148,9 @@ class _Energies(torch.autograd.Function):
 
         arrays = [t.detach().contiguous().numpy() for t in (unary, tables, weights)]
         out = np.zeros((layout.inside, x.shape[1]))
-        energies(layout.terms, layout.rows.starts, *arrays, x, out)
-        ctx.kept = layout, x, arrays
+        finite = bool(np.isfinite(arrays[1]).all())
+        energies(layout.terms, layout.rows.starts, *arrays, finite, x, out)
+        ctx.kept = layout, x, arrays, finite
         return torch.from_numpy(np.ascontiguousarray(out.T))
 
     @staticmethod
@@ -157,10 +158,12 @@ class _Energies(torch.autograd.Function):
         """The gradients by unary, tables and weights."""
         from ebmstruct.inference.kernels.sampling.lane_sweeps_numba import energy_gradients
 
-        layout, x, (unary, tables, weights) = ctx.kept
+        layout, x, (unary, tables, weights), finite = ctx.kept
         by_unary, by_tables = np.zeros(unary.shape), np.zeros(tables.shape)
         by_weights = np.zeros(weights.size if ctx.needs_input_grad[2] else 0)
         own = np.ascontiguousarray(slope.double().numpy().T)
-        energy_gradients(layout.terms, layout.rows.starts, own, tables, weights, x, by_unary, by_tables, by_weights)
+        energy_gradients(
+            layout.terms, layout.rows.starts, own, tables, weights, finite, x, by_unary, by_tables, by_weights
+        )  # fmt: skip
         further = torch.from_numpy(by_weights) if by_weights.size else None
         return torch.from_numpy(by_unary), torch.from_numpy(by_tables), further, None, None

@@ -260,6 +260,26 @@ def energies_of_both(graph: FactorGraph, one: Values, other: Values) -> tuple[Te
     return both[:count], both[count:]
 
 
+def independent_draws(
+    graph: FactorGraph, count: int, temperature: float, generator: Generator
+) -> dict[str, Tensor] | None:
+    """Exact draws where the open sites are states that are independent of each other, by one sweep; else None."""
+    if open_continuous(graph):
+        return None
+    tables = tables_left(graph)
+    inner = graph if tables is None else tables
+    if table_refusal(inner) is not None:
+        return None
+    with torch.no_grad():
+        sweeps = TableSweeps.of(inner)
+        if not sweeps.independent:
+            return None
+        start = {n: torch.zeros(count, v.num_sites, dtype=torch.long) for n, v in inner.variables.items()}
+        drawn = sweeps.run(start, 1, temperature, generator)
+    fixed = {} if graph.evidence is None else graph.evidence.values
+    return {n: drawn[n] if n in drawn else fixed[n].expand(count, *fixed[n].shape) for n in graph.variables}
+
+
 def completions(
     graph: FactorGraph,
     target: Assignment,
@@ -283,12 +303,9 @@ def completions(
         tables = tables_left(held)
         inner = held if tables is None else tables
         discrete = not open_continuous(inner)
-        begin = start if start is not None else noise(held, count, generator)
-        if discrete and table_refusal(inner) is None:
-            sweeps = TableSweeps.of(inner)
-            if sweeps.independent:
-                states = sweeps.run({n: begin[n] for n in inner.variables}, 1, temperature, generator)
-                return {**begin, **states}
+        apart = independent_draws(held, count, temperature, generator)
+        if apart is not None:
+            return apart
         query = Query(Ask.SAMPLE, temperature=temperature, num_samples=count)
         exact = exact_at_once(inner, query) if discrete else None
         if exact is None and not discrete and not_quadratic(held) is None:
@@ -296,6 +313,7 @@ def completions(
         if exact is not None and exact.refuse(inner, query) is None:
             found = sample(held, exact, num_samples=count, temperature=temperature, generator=generator, quiet=True)
             return dict(found.values)
+    begin = start if start is not None else noise(held, count, generator)
     return walked(held, begin, steps, walk, temperature=temperature, generator=generator)
 
 

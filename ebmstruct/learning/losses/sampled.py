@@ -12,13 +12,17 @@ from torch import Generator, Tensor
 from ebmstruct.errors import LossRefusal, SolverRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import Query, Solver, explain, log_partition, marginals, sample
-from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.result import Ask
 from ebmstruct.inference.sampling.table_sweeps import TableSweeps
-from ebmstruct.inference.smooth_energy import open_continuous
 from ebmstruct.inference.views.table_view import table_refusal
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
-from ebmstruct.learning.losses.chains import check_positive, draw_energies, energies_of_both, finite_mean
+from ebmstruct.learning.losses.chains import (
+    check_positive,
+    draw_energies,
+    energies_of_both,
+    finite_mean,
+    independent_draws,
+)
 
 
 @dataclass(frozen=True)
@@ -200,15 +204,9 @@ def drawn_completions(
     if target.complete(graph.topology.names):
         return {n: target[n][None] for n in graph.variables}
     held = graph.condition(target)
-    if not open_continuous(held):
-        inner = tables_left(held) or held
-        if table_refusal(inner) is None:
-            sweeps = TableSweeps.of(inner)
-            if sweeps.independent:
-                start = {n: torch.zeros(count, v.num_sites, dtype=torch.long) for n, v in inner.variables.items()}
-                states = sweeps.run(start, 1, t, generator)
-                fixed = {n: target[n].expand(count, *target[n].shape) for n in graph.variables if n not in states}
-                return {**fixed, **states}
+    apart = independent_draws(held, count, t, generator)
+    if apart is not None:
+        return apart
     return drawn(held, count, t, solver, generator)
 
 

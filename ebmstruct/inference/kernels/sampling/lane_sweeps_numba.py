@@ -137,60 +137,119 @@ def sweep(rows, unary, tables, weights, finite, order, x, draws, temperature, en
                 x[site, lane] = _picked(energy, lane, count, temperature, draws[i, lane])
 
 
+@inlined
+def _two_by_two(terms, starts, row):
+    """Whether a row is over two sites of two states each."""
+    low = terms.ptr[row]
+    if terms.ptr[row + 1] != low + 2:
+        return False
+    one, other = terms.sites[low], terms.sites[low + 1]
+    return starts[one + 1] - starts[one] == 2 and starts[other + 1] - starts[other] == 2
+
+
+@inlined
+def _entry(terms, row, x, lane):
+    """Where in the tables a row looks in a lane."""
+    at = terms.start[row]
+    for slot in range(terms.ptr[row], terms.ptr[row + 1]):
+        at += x[terms.sites[slot], lane] * terms.stride[slot]
+    return at
+
+
 @kernel
-def energies(terms, starts, unary, tables, weights, x, out):
-    """Add to ``out`` (instances, L) the energy of each instance of each lane at ``x`` (n, L); unary: (states, W)."""
-    lanes, wide = x.shape[1], unary.shape[1]
-    for site in range(x.shape[0]):
-        first, own = starts[site], out[terms.site_instance[site]]
+def energies(terms, starts, unary, tables, weights, finite, x, out):
+    """Add to ``out`` (instances, L) the energy of each instance of each lane at ``x`` (n, L); unary: (states, W).
+
+    finite: whether all tables are; then a row over two sites of two states is a + b x + c y + d x y, of which the first
+    three terms are gathered by site and only the last is left to be done row by row.
+    """
+    sites, lanes = x.shape
+    wide = unary.shape[1]
+    slope, base = np.zeros(sites), np.zeros(out.shape[0])
+    for row in range(terms.start.size):
+        if finite and _two_by_two(terms, starts, row):
+            low, at, weight = terms.ptr[row], terms.start[row], weights[row]
+            one, other = terms.sites[low], terms.sites[low + 1]
+            step = terms.stride[low]
+            base[terms.instance[row]] += weight * tables[at]
+            slope[one] += weight * (tables[at + step] - tables[at])
+            slope[other] += weight * (tables[at + 1] - tables[at])
+            both = weight * (tables[at + step + 1] - tables[at + step] - tables[at + 1] + tables[at])
+            own, first, second = out[terms.instance[row]], x[one], x[other]
+            for lane in range(lanes):
+                own[lane] += both * (first[lane] * second[lane])
+        else:
+            own = out[terms.instance[row]]
+            for lane in range(lanes):
+                own[lane] += weights[row] * tables[_entry(terms, row, x, lane)]
+    for site in range(sites):
+        own = out[terms.site_instance[site]]
         for begin in range(0, lanes, wide):
             for b in range(wide):
-                own[begin + b] += unary[first + x[site, begin + b], b]
-    for row in range(terms.start.size):
-        low, start, weight = terms.ptr[row], terms.start[row], weights[row]
-        own = out[terms.instance[row]]
-        if terms.ptr[row + 1] == low + 2:
-            one, other = x[terms.sites[low]], x[terms.sites[low + 1]]
-            step = terms.stride[low]
-            for lane in range(lanes):
-                own[lane] += weight * tables[start + one[lane] * step + other[lane]]
-        else:
-            for lane in range(lanes):
-                at = start
-                for slot in range(low, terms.ptr[row + 1]):
-                    at += x[terms.sites[slot], lane] * terms.stride[slot]
-                own[lane] += weight * tables[at]
+                state = x[site, begin + b]
+                own[begin + b] += unary[starts[site] + state, b] + slope[site] * state
+    for instance in range(out.shape[0]):
+        for lane in range(lanes):
+            out[instance, lane] += base[instance]
 
 
 @kernel
-def energy_gradients(terms, starts, slope, tables, weights, x, by_unary, by_tables, by_weights):
+def energy_gradients(terms, starts, slope, tables, weights, finite, x, by_unary, by_tables, by_weights):
     """Add to ``by_unary``, ``by_tables`` and, unless it is empty, ``by_weights`` the gradient of sum(slope * energies).
 
     slope: (instances, L).
     """
-    lanes, wide = x.shape[1], by_unary.shape[1]
-    for site in range(x.shape[0]):
-        first, own = starts[site], slope[terms.site_instance[site]]
+    sites, lanes = x.shape
+    wide = by_unary.shape[1]
+    weighed, state = np.empty((sites, lanes)), np.empty((sites, lanes))
+    single, total = np.zeros(sites), np.zeros(slope.shape[0])
+    for instance in range(slope.shape[0]):
+        for lane in range(lanes):
+            total[instance] += slope[instance, lane]
+    for site in range(sites):
+        own = slope[terms.site_instance[site]]
+        for lane in range(lanes):
+            state[site, lane] = x[site, lane]
+            weighed[site, lane] = own[lane] * x[site, lane]
+            single[site] += weighed[site, lane]
         for begin in range(0, lanes, wide):
             for b in range(wide):
-                by_unary[first + x[site, begin + b], b] += own[begin + b]
+                by_unary[starts[site] + x[site, begin + b], b] += own[begin + b]
     for row in range(terms.start.size):
-        low, start, weight = terms.ptr[row], terms.start[row], weights[row]
-        own = slope[terms.instance[row]]
-        if terms.ptr[row + 1] == low + 2:
-            one, other = x[terms.sites[low]], x[terms.sites[low + 1]]
-            step = terms.stride[low]
-            for lane in range(lanes):
-                by_tables[start + one[lane] * step + other[lane]] += weight * own[lane]
+        low, weight = terms.ptr[row], weights[row]
+        if finite and _two_by_two(terms, starts, row):
+            one, other = terms.sites[low], terms.sites[low + 1]
+            both = _dot(weighed[one], state[other])
+            at, step = terms.start[row], terms.stride[low]
+            by_tables[at + step + 1] += weight * both
+            by_tables[at + step] += weight * (single[one] - both)
+            by_tables[at + 1] += weight * (single[other] - both)
+            by_tables[at] += weight * (total[terms.instance[row]] - single[one] - single[other] + both)
         else:
+            own = slope[terms.instance[row]]
             for lane in range(lanes):
-                at = start
-                for slot in range(low, terms.ptr[row + 1]):
-                    at += x[terms.sites[slot], lane] * terms.stride[slot]
-                by_tables[at] += weight * own[lane]
+                by_tables[_entry(terms, row, x, lane)] += weight * own[lane]
         if by_weights.size:
+            own = slope[terms.instance[row]]
             for lane in range(lanes):
-                at = start
-                for slot in range(low, terms.ptr[row + 1]):
-                    at += x[terms.sites[slot], lane] * terms.stride[slot]
-                by_weights[row] += own[lane] * tables[at]
+                by_weights[row] += own[lane] * tables[_entry(terms, row, x, lane)]
+
+
+@inlined
+def _dot(a, b):
+    """The inner product, in eight sums side by side."""
+    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    whole = a.size - a.size % 8
+    for i in range(0, whole, 8):
+        s0 += a[i] * b[i]
+        s1 += a[i + 1] * b[i + 1]
+        s2 += a[i + 2] * b[i + 2]
+        s3 += a[i + 3] * b[i + 3]
+        s4 += a[i + 4] * b[i + 4]
+        s5 += a[i + 5] * b[i + 5]
+        s6 += a[i + 6] * b[i + 6]
+        s7 += a[i + 7] * b[i + 7]
+    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    for i in range(whole, a.size):
+        total += a[i] * b[i]
+    return total
