@@ -18,7 +18,7 @@ from ebmstruct.extend import discovery
 
 CORE: dict[str, dict[str, str]] = {
     "task": {},
-    "energy": {},
+    "energy": {"rules": "ebmstruct.energies.rules:Rules"},
     "solver": {
         "variable_elimination": "ebmstruct.inference.solvers:VariableElimination",
         "junction_tree": "ebmstruct.inference.solvers:JunctionTree",

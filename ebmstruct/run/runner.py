@@ -17,6 +17,7 @@ from ebmstruct.errors import DataError, RunFolderError
 from ebmstruct.extend.task import Evaluation, Example, Schema, Section, Table
 from ebmstruct.run import folder as files
 from ebmstruct.run import report
+from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.environment import environment
 from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
@@ -27,6 +28,7 @@ from ebmstruct.run.predictor import Predictor
 from ebmstruct.run.spec import RunConfig
 
 if TYPE_CHECKING:
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.learning.training import TrainingEvent, TrainingTrace
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ def run(
         data = _read(config)
         schema = _resumed_schema(folder, config, data) if resume else _fitted_schema(config, data.splits["train"])
         model = build_model(config.energies, schema, seed=getattr(config.train, "seed", 0))
+        take_weights(model, config.energies)
         evaluation = config.evaluation
         predictor = Predictor(
             config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size
@@ -142,6 +145,9 @@ def _read(config: RunConfig) -> _Data:
 
 def _fitted_schema(config: RunConfig, train: Sequence[Example]) -> Schema:
     files.schema_type(config.task)  # a schema that could not be loaded again is found out before training
+    taken = taken_schema(config.energies, config.task)
+    if taken is not None:
+        return taken
     schema: Schema = config.task.fit(train)
     return schema
 
@@ -168,8 +174,11 @@ def _data_facts(data: _Data) -> dict[str, Any]:
 def _train(
     config: RunConfig, predictor: Predictor, data: _Data, folder: RunFolder, resume: bool, tell: OnProgress
 ) -> TrainingTrace:
-    from ebmstruct.learning.training import fit
+    from ebmstruct.learning.training import TrainingTrace, fit
 
+    if not any(p.requires_grad for p in predictor.model.parameters()):
+        logger.info("every weight is taken over from a finished run: there is nothing to train")
+        return _written(predictor.model, TrainingTrace(), folder)
     dev = data.splits.get("dev")
     if dev is None:
         logger.warning("there is no dev split: the weights of the last epoch are kept")
@@ -188,6 +197,11 @@ def _train(
         resume=resume and folder.checkpoint.exists(),
         on_event=lambda event: tell(Progress("training", event.epoch, event.epochs, event)),
     )
+    return _written(model, trace, folder)
+
+
+def _written(model: EnergyModel, trace: TrainingTrace, folder: RunFolder) -> TrainingTrace:
+    """The same trace, once the model and it are in the run folder."""
     model.eval()
     folder.write_model(model)
     folder.write_text(files.TRACE_CSV, _csv(trace.epochs))

@@ -28,6 +28,10 @@ class ToySchema(Schema):
     letters: tuple[str, ...]
     counts: torch.Tensor
 
+    def state_names(self, block: str) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels if block == "y" else ()
+
 
 @dataclass(frozen=True)
 class Noise:
