@@ -15,6 +15,7 @@ import ebmstruct as es
 from ebmstruct.learning.checkpoint import load_tree, save_tree
 from ebmstruct.learning.losses.sampler_terms import energy_of_moving_draws, entropy_of_draws, langevin_steps
 from ebmstruct.testing import random_chain
+from ebmstruct.testing.planted import Kind, plant
 from ebmstruct.testing.small_models import gaussian, gradient, small_rbm
 
 
@@ -269,3 +270,56 @@ def test_gradients_by_all_tables() -> None:
     ones = {"v": torch.ones(4, dtype=torch.long), "h": torch.zeros(3, dtype=torch.long)}
     found = gradient(lambda g: g.energy(ones), graph)
     assert found.sum() == 4 + 3 + 12 and set(found.tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("kind", ["grid", "continuous"])
+def test_a_resumed_training_ends_with_the_same_weights(kind: Kind, tmp_path: Path) -> None:
+    """Two epochs, a checkpoint and two more are four epochs to the bit, with the chains in the checkpoint."""
+    own = plant(kind, latent=True, train=40)
+    loss = es.PersistentContrastiveDivergence(steps=2, chains=2, size=50, step_size=0.1)
+
+    def trained(epochs: int, path: Path, resume: bool) -> list[Tensor]:
+        model = own.fresh()
+        options = es.TrainingOptions(epochs=epochs, lr=0.05, batch_size=20)
+        es.fit(model, own, None, own.train, loss, options, checkpoint=path, resume=resume)
+        return list(model.parameters())
+
+    whole = trained(4, tmp_path / "whole.safetensors", resume=False)
+    trained(2, tmp_path / "half.safetensors", resume=False)
+    again = trained(4, tmp_path / "half.safetensors", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+
+
+def test_an_energy_that_is_not_a_number_stays_in_its_instance() -> None:
+    """Of two instances with a function of whole blocks the one whose energy is NaN does not touch the other's value."""
+
+    def energy(x: Tensor, scale: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        return (scale * x.square()).sum(1)
+
+    block = es.Variables.of_lengths("x", es.Real(2), [1, 1])
+    scale = torch.tensor([[1.0], [torch.nan]])
+    graph = es.FactorGraph([block], [es.BlockFactor(("x",), "bowl", energy, (scale,))])
+    target = es.Assignment({"x": torch.ones(2, 2)})
+    for loss in (
+        es.ContrastiveDivergence(steps=3, chains=2),
+        es.PersistentContrastiveDivergence(steps=3, size=10),
+        es.ContrastiveDivergence(steps=3, chains=2, sampler_gradient=1.0, entropy=0.1),
+    ):
+        value = loss(graph, target).value
+        assert bool(value[0].isfinite()) and bool(value[1].isnan()), loss.name
+
+
+@pytest.mark.parametrize("buffer", ["shared", "per_example"])
+def test_chains_of_hard_tables_begin_where_they_are_allowed(buffer: Any) -> None:
+    """With a third of all transitions forbidden every kept chain has a finite energy, from the first step on."""
+    graph = random_chain([6, 6], 4, seeded(1), forbid=0.35)
+    loss = es.PersistentContrastiveDivergence(chains=8, size=60, buffer=buffer)
+    target = es.Assignment({"y": es.minimize(graph).assignment["y"]})
+    state = None
+    for step in range(3):
+        found = loss(graph, target, generator=seeded(step), state=state, examples=[0, 1])
+        state = found.state
+        assert bool(found.value.isfinite().all())
+    if buffer == "shared":
+        rows = state["buffer"]["values"]["y"]
+        assert bool(graph.repeat(30).energy({"y": rows.reshape(-1)}).isfinite().all())

@@ -43,6 +43,8 @@ SamplerName = Literal[
 ]
 """Which sampler walks; ``auto`` lets the graph choose."""
 Values = Mapping[str, Tensor]
+HOT = 1e6
+"""A temperature at which all that is allowed is about equally probable."""
 
 
 @dataclass(frozen=True)
@@ -225,13 +227,17 @@ def with_evidence(graph: FactorGraph, values: dict[str, Tensor], chains: int) ->
 
 
 def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generator: Generator) -> dict[str, Tensor]:
-    """States as they are, or where hard tables forbid some of them those at which a sampler would start."""
+    """States as they are; where hard tables forbid some, draws of the allowed ones, or what a sampler would start at."""
     if open_continuous(graph) or not open_states(graph) or tables_left(graph) is not None:
         return values
     with torch.no_grad():
         tables = table_refusal(graph) is None
         if (tables and TableSweeps.of(graph).finite) or not bool(draw_energies(graph, values).isposinf().any()):
             return values
+        query = Query(Ask.SAMPLE, temperature=HOT, num_samples=chains)
+        exact = exact_at_once(graph, query)
+        if exact is not None:
+            return dict(sample(graph, exact, num_samples=chains, temperature=HOT, generator=generator).values)
         sampler = BlockGibbs() if tables else GibbsWithGradients()
         if sampler.refuse(graph, Query(Ask.SAMPLE)) is not None:
             return values

@@ -121,29 +121,37 @@ class Replay:
 
     def _take_own(self, graph: FactorGraph, state: Any, examples: Sequence[int], generator: Generator) -> Taken:
         stored = state["chains"] if _is(state, "per_example") else {}
-        values = noise(graph, self.chains, generator)
-        names = _kept_blocks(graph)
-        parts = {n: list(values[n].split(graph.variables[n].lengths.tolist(), 1)) for n in names}
+        lengths = {n: graph.variables[n].lengths.tolist() for n in _kept_blocks(graph)}
+        parts: dict[str, list[Tensor]] = {n: [] for n in lengths}
+        unknown = torch.zeros(graph.num_instances, dtype=torch.bool)
         for b, example in enumerate(examples):
-            own = stored.get(int(example))
-            if own is not None and all(n in own and own[n].shape == p[b].shape for n, p in parts.items()):
+            own = stored.get(int(example), {})
+            unknown[b] = not all(n in own and own[n].shape[:2] == (self.chains, c[b]) for n, c in lengths.items())
+            if not unknown[b]:
                 for name, part in parts.items():
-                    part[b] = own[name].to(part[b].dtype)
-        found = {n: torch.cat(p, 1) if p else values[n] for n, p in parts.items()}
-        return Taken(self._renewed(graph, found, generator), own=stored)
+                    part.append(own[name])
+        some = {n: torch.cat(p, 1) for n, p in parts.items() if p}
+        return Taken(self._renewed(graph, some, generator, unknown), own=stored)
 
-    def _renewed(self, graph: FactorGraph, values: Mapping[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        """Values of all blocks, with some of the (C, B) chains put at noise."""
-        chance = torch.rand(self.chains, graph.num_instances, generator=generator)
-        anew, chosen = chance < self.reinitialise, dict(values)
-        if len(chosen) < len(graph.variables) or bool(anew.any()):
-            other = noise(graph, self.chains, generator)
-            for name, block in graph.variables.items():
-                if name not in chosen:
-                    chosen[name] = other[name]
-                    continue
-                mask = anew[:, block.instance].reshape(self.chains, -1, *[1] * (other[name].dim() - 2))
-                chosen[name] = torch.where(mask, other[name].to(chosen[name].dtype), chosen[name])
+    def _renewed(
+        self, graph: FactorGraph, found: Mapping[str, Tensor], generator: Generator, unknown: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Values of all blocks: what was found, of all instances that are not ``unknown`` (B,), and noise for the rest.
+
+        Some of the (C, B) chains that were found begin anew at noise too.
+        """
+        anew = torch.rand(self.chains, graph.num_instances, generator=generator) < self.reinitialise
+        anew = anew if unknown is None else anew | unknown
+        if len(found) < len(graph.variables) or bool(anew.any()):
+            chosen = noise(graph, self.chains, generator)
+            for name, value in found.items():
+                owner, other = graph.variables[name].instance, chosen[name]
+                if unknown is not None:
+                    value = other.index_copy(1, (~unknown[owner]).nonzero()[:, 0], value.to(other.dtype))
+                mask = anew[:, owner].reshape(self.chains, -1, *[1] * (other.dim() - 2))
+                chosen[name] = torch.where(mask, other.to(value.dtype), value)
+        else:
+            chosen = dict(found)
         for name, block in graph.variables.items():
             if isinstance(block.domain, Discrete):  # an instance may have fewer states than the one that left this
                 chosen[name] = torch.minimum(chosen[name], (block.state_counts - 1).clamp(min=0))
