@@ -121,6 +121,9 @@ _HOMES = {
         "Implicit",
         "Amortisation",
         "InferenceNetwork",
+        "BoundedLikelihood",
+        "ContrastiveDivergence",
+        "ExpectationMaximisation",
         "Loss",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
@@ -130,6 +133,9 @@ _HOMES = {
         "RatioMatching",
         "ScoreMatching",
         "Seal",
+        "PersistentContrastiveDivergence",
+        "PseudoLikelihood",
+        "SampledLikelihood",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
@@ -247,6 +253,9 @@ if TYPE_CHECKING:
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
     from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
@@ -254,9 +263,11 @@ if TYPE_CHECKING:
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
     from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import RatioMatching as RatioMatching
+    from ebmstruct.learning import SampledLikelihood as SampledLikelihood
     from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin

@@ -58,6 +58,11 @@ CORE: dict[str, dict[str, str]] = {
         "inference_network": "ebmstruct.learning.losses:InferenceNetwork",
         "seal": "ebmstruct.learning.losses:Seal",
         "amortisation": "ebmstruct.learning.losses:Amortisation",
+        "contrastive_divergence": "ebmstruct.learning.losses:ContrastiveDivergence",
+        "persistent_contrastive_divergence": "ebmstruct.learning.losses:PersistentContrastiveDivergence",
+        "sampled_likelihood": "ebmstruct.learning.losses:SampledLikelihood",
+        "expectation_maximisation": "ebmstruct.learning.losses:ExpectationMaximisation",
+        "bounded_likelihood": "ebmstruct.learning.losses:BoundedLikelihood",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

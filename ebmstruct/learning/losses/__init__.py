@@ -17,6 +17,16 @@ __all__ = [
     "Implicit",
     "Amortisation",
     "InferenceNetwork",
+from ebmstruct.learning.losses.bounded import BoundedLikelihood
+from ebmstruct.learning.losses.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood, PseudoLikelihood, SoftmaxMargin
+from ebmstruct.learning.losses.margin import Perceptron, StructuredHinge
+from ebmstruct.learning.losses.sampled import ExpectationMaximisation, SampledLikelihood
+
+__all__ = [
+    "BoundedLikelihood",
+    "ContrastiveDivergence",
+    "ExpectationMaximisation",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
@@ -27,6 +37,9 @@ __all__ = [
     "RatioMatching",
     "ScoreMatching",
     "Seal",
+    "PersistentContrastiveDivergence",
+    "PseudoLikelihood",
+    "SampledLikelihood",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
