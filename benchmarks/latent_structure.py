@@ -2,8 +2,8 @@
 
 usage: python -m benchmarks.latent_structure [--seeds 5]
 
-The images are scikit-learn's (1,797 of 8 x 8, from 43 writers). A model sees them and must tell odd from even; nobody tells
-it which digits there are. With latent sites every label has five sub-types, with energies of their own; the twin has one, so
+The images are scikit-learn's (1,797 of 8 x 8, 43 writers). A model sees them and must tell odd from even; nobody tells
+it which digits there are. With latent sites every label has five sub-types with energies of their own; the twin has one, so
 that it is a linear classifier, or a linear chain. In sequences of eight, four in five digits follow from the one before by a
 table of which parities alone tell little, so that what helps is to know the digit: transitions are between sub-types.
 
