@@ -115,14 +115,23 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "ConcaveConvex",
+        "EnergyLoss",
+        "GeneralizedHinge",
+        "LogLoss",
         "Loss",
+        "LVQ2",
+        "MinimumClassificationError",
         "NegativeLogLikelihood",
         "Perceptron",
         "PseudoLikelihood",
         "SoftmaxMargin",
+        "SquareExponential",
+        "SquareSquare",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "ValueMatching",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -231,14 +240,23 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import LVQ2 as LVQ2
+    from ebmstruct.learning import ConcaveConvex as ConcaveConvex
+    from ebmstruct.learning import EnergyLoss as EnergyLoss
+    from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import Perceptron as Perceptron
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import SquareExponential as SquareExponential
+    from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

@@ -47,6 +47,15 @@ CORE: dict[str, dict[str, str]] = {
         "perceptron": "ebmstruct.learning.losses:Perceptron",
         "structured_hinge": "ebmstruct.learning.losses:StructuredHinge",
         "pseudo_likelihood": "ebmstruct.learning.losses:PseudoLikelihood",
+        "energy": "ebmstruct.learning.losses:EnergyLoss",
+        "generalized_hinge": "ebmstruct.learning.losses:GeneralizedHinge",
+        "log_loss": "ebmstruct.learning.losses:LogLoss",
+        "square_square": "ebmstruct.learning.losses:SquareSquare",
+        "square_exponential": "ebmstruct.learning.losses:SquareExponential",
+        "minimum_classification_error": "ebmstruct.learning.losses:MinimumClassificationError",
+        "lvq2": "ebmstruct.learning.losses:LVQ2",
+        "concave_convex": "ebmstruct.learning.losses:ConcaveConvex",
+        "value_matching": "ebmstruct.learning.losses:ValueMatching",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""
