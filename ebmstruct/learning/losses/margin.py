@@ -17,7 +17,7 @@ from ebmstruct.learning.losses.latent_sites import (
     lowest,
     sum_out_refusal,
 )
-from ebmstruct.learning.losses.output_cost import cost_or_default
+from ebmstruct.learning.losses.output_cost import cost_or_default, largest_cost
 from ebmstruct.learning.losses.slack import worst_output
 
 RESCALINGS = ("margin", "slack")
@@ -137,6 +137,7 @@ class StructuredHinge(Loss):
                 cost,
                 correct,
                 completion,
+                largest_cost(graph, target, setting.cost, self.reach),
                 solver=setting.solver,
                 latent_sites=self.latent_sites,
                 temperature=self.temperature,

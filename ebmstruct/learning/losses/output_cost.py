@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import LossRefusal
-from ebmstruct.graph import Assignment, BlockFactor, Continuous, Factor, FactorGraph, TableFactor, Variables
+from ebmstruct.graph import Assignment, BlockFactor, Continuous, Discrete, Factor, FactorGraph, TableFactor, Variables
+from ebmstruct.inference import minimize
 from ebmstruct.learning.losses.latent_sites import known_sites
 
 LABEL = "default_cost"
@@ -120,6 +121,29 @@ def cost_of(graph: FactorGraph, cost: Sequence[Factor], y: Assignment) -> Tensor
     alone = FactorGraph(tuple(graph.variables.values()), cost)
     with torch.no_grad():
         return alone.energy({n: y[n] for n in y} | fillers(graph, y))
+
+
+def largest_cost(graph: FactorGraph, target: Assignment, cost: Sequence[Factor], reach: float) -> Tensor:
+    """(B,) the largest cost of any output, of the task's cost or of the default; infinite where it is not found.
+
+    It is not where the task's cost looks at continuous blocks.
+    """
+    if cost:
+        blocks = [v for v in graph.variables.values() if isinstance(v.domain, Discrete)]
+        names = {v.name for v in blocks}
+        if not all(names.issuperset(f.scope) for f in cost):
+            return torch.full((graph.num_instances,), torch.inf, dtype=torch.float64)
+        with torch.no_grad():
+            return -minimize(FactorGraph(blocks, [f.scaled(-1.0) for f in cost])).energy
+    out = torch.zeros(graph.num_instances, dtype=torch.float64)
+    for name, block in graph.variables.items():
+        known = known_sites(graph, target, name)
+        if isinstance(block.domain, Continuous):
+            most = torch.full((block.num_sites,), reach**2, dtype=torch.float64)
+        else:
+            most = (block.state_counts > 1).double()
+        out = out.index_add(0, block.instance, torch.where(known, most, 0.0))
+    return out
 
 
 def fillers(graph: FactorGraph, y: Assignment | Mapping[str, Tensor]) -> dict[str, Tensor]:

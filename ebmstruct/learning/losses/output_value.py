@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ebmstruct.errors import LossRefusal
-from ebmstruct.graph import Assignment, Continuous, Discrete, Factor, FactorGraph
-from ebmstruct.inference import minimize
+from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph
 from ebmstruct.learning.losses.latent_sites import known_sites
-from ebmstruct.learning.losses.output_cost import cost_or_default, fillers
+from ebmstruct.learning.losses.output_cost import cost_or_default, fillers, largest_cost
 
 Measure = Literal["cost", "f1", "iou"]
 MEASURES = ("cost", "f1", "iou")
@@ -45,17 +44,12 @@ class OutputValue:
         if measure != "cost":
             return cls(graph, target, measure, (), torch.ones(graph.num_instances, dtype=torch.float64))
         factors = cost_or_default(graph, target, cost, reach)
-        if not cost:
-            return cls(graph, target, measure, factors, _largest_default(graph, target, reach))
-        for factor in factors:
-            if any(isinstance(v.domain, Continuous) for v in graph.scope(factor)):
-                raise LossRefusal(
-                    f"value: cost is divided by the largest cost, and the cost factor {factor.label!r} looks at continuous "
-                    "outputs, where that is not found; leave the cost out, which gives a bounded one"
-                )
-        blocks = [v for v in graph.variables.values() if isinstance(v.domain, Discrete)]
-        with torch.no_grad():
-            largest = -minimize(FactorGraph(blocks, [f.scaled(-1.0) for f in factors])).energy
+        largest = largest_cost(graph, target, cost, reach)
+        if bool(torch.isinf(largest).any()):
+            raise LossRefusal(
+                "value: cost is divided by the largest cost, and the task's looks at continuous outputs, where that is not "
+                "found; leave the cost out, which gives a bounded one"
+            )
         return cls(graph, target, measure, factors, torch.where(largest > 0, largest, 1.0))
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -87,16 +81,3 @@ class OutputValue:
 def _on(states: Tensor, count: int) -> Tensor:
     """(n, K - 1) float64: 1 at a site's state, nothing for state 0."""
     return (states[:, None] == torch.arange(1, count, device=states.device)).double()
-
-
-def _largest_default(graph: FactorGraph, target: Assignment, reach: float) -> Tensor:
-    """(B,) the largest default cost."""
-    out = torch.zeros(graph.num_instances, dtype=torch.float64)
-    for name, block in graph.variables.items():
-        known = known_sites(graph, target, name)
-        if isinstance(block.domain, Continuous):
-            most = torch.full((block.num_sites,), reach**2, dtype=torch.float64)
-        else:
-            most = (block.state_counts > 1).double()
-        out = out.index_add(0, block.instance, most * known)
-    return torch.where(out > 0, out, 1.0)

@@ -53,7 +53,8 @@ class SlackSearch:
     Outputs inside the hull may have a larger product than its corners: the ``best`` lowest of E - w c are looked at, where
     a solver gives several; when the last of them bounds the product of all others by the same formula, it is proven.
 
-    correct: (B,) E(target) without a record.  completion: the target with its latent sites.  steps: minimisations at most.
+    correct: (B,) E(target) without a record.  completion: the target with its latent
+    sites.  largest: (B,) the largest cost that there is, as far as it is known.  steps: minimisations at most.
     """
 
     graph: FactorGraph
@@ -61,6 +62,7 @@ class SlackSearch:
     cost: tuple[Factor, ...]
     correct: Tensor
     completion: Assignment
+    largest: Tensor
     solver: Solver | None
     latent_sites: LatentSites
     temperature: float
@@ -122,9 +124,8 @@ class SlackSearch:
         """The same after a look at the best few outputs, by the energy alone and by the weight whose bound was least."""
         if self.best < 2 or (self.latent_sites == "sum_out" and latent_blocks(self.graph, self.target)):
             return found
-        most = -minimize(FactorGraph(tuple(self.graph.variables.values()), [f.scaled(-1.0) for f in self.cost])).energy
         for own in (torch.zeros_like(weight), weight):
-            found = self._listed(found, own, most)
+            found = self._listed(found, own, self.largest)
             if bool(found.proven.all()):
                 break
         return found
@@ -194,6 +195,7 @@ def worst_output(
     cost: Sequence[Factor],
     correct: Tensor,
     completion: Assignment,
+    largest: Tensor,
     *,
     solver: Solver | None,
     latent_sites: LatentSites,
@@ -205,5 +207,5 @@ def worst_output(
     with torch.no_grad():
         energy = correct.detach().double()
         return SlackSearch(
-            graph, target, tuple(cost), energy, completion, solver, latent_sites, temperature, steps, best
+            graph, target, tuple(cost), energy, completion, largest, solver, latent_sites, temperature, steps, best
         ).run()
