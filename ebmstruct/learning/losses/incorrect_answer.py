@@ -177,4 +177,5 @@ class LVQ2(IncorrectAnswerLoss):
     def of(self, correct: Tensor, incorrect: Tensor) -> Tensor:
         there = incorrect.isfinite()
         unit = torch.where(there, self.ratio * incorrect.abs(), 1.0).clamp(min=1e-12)
-        return torch.where(there, ((correct - incorrect) / unit).clamp(0.0, 1.0), 0.0)
+        above = torch.where(there, correct - incorrect, 0.0)
+        return (torch.relu(above) / unit).clamp(max=1.0)  # relu: equal energies have no gradient

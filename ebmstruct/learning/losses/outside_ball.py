@@ -114,9 +114,10 @@ def least_outside(
 ) -> list[tuple[dict[str, Tensor], Tensor]]:
     """Low energies outside the ball of ``radius`` about the target: values of every block, and (B,) energies, a start each.
 
-    The first start lies in the direction of ``least``, the values of least energy of all; the others are random. In turns
-    the continuous blocks descend (L-BFGS) and the discrete ones are minimised at the point found, which never raises the
-    energy. Local minima; a point that bounds hold inside the ball has infinite energy.
+    The first start lies in the direction of ``least``, the values of least energy of all; the others are random, each
+    scattered twice as far as the one before. In turns the continuous blocks descend (L-BFGS) and the discrete ones are
+    minimised at the point found, which never raises the energy. Local minima; a point that bounds hold inside the ball has
+    infinite energy.
     """
     dtype = precision(graph)
     moving = [n for n, v in graph.variables.items() if isinstance(v.domain, Continuous) and v.num_sites]
@@ -136,7 +137,7 @@ def least_outside(
                 domain = graph.variables[n].domain
                 assert isinstance(domain, Continuous)
                 noise = torch.randn(centre[n].shape[0], domain.tangent_dim, generator=generator, dtype=dtype)
-                own = torch.where(known[n][:, None], radius * noise, 0.0)
+                own = torch.where(known[n][:, None], radius * 2.0**start * noise, 0.0)
                 values[n] = domain.project(domain.retract(values[n], own))
         for _ in range(ROUNDS):
             ball = OutsideBall(graph, centre, fixed, known, radius)
