@@ -119,12 +119,18 @@ _HOMES = {
         "EnergyLoss",
         "GeneralizedHinge",
         "LogLoss",
+        "FenchelYoung",
+        "Implicit",
         "Loss",
         "LVQ2",
         "MinimumClassificationError",
         "NegativeLogLikelihood",
+        "NoiseContrastiveEstimation",
         "Perceptron",
+        "PerturbAndMap",
         "PseudoLikelihood",
+        "RatioMatching",
+        "ScoreMatching",
         "SoftmaxMargin",
         "SquareExponential",
         "SquareSquare",
@@ -132,6 +138,7 @@ _HOMES = {
         "TrainingOptions",
         "TrainingTrace",
         "ValueMatching",
+        "Unrolled",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -243,19 +250,26 @@ if TYPE_CHECKING:
     from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import EnergyLoss as EnergyLoss
+    from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
+    from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import RatioMatching as RatioMatching
+    from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import SquareExponential as SquareExponential
     from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor

@@ -1,5 +1,6 @@
 """Reusable torch modules that make factor graphs."""
 
-from ebmstruct.energies.model import EnergyModel, InputList, Inputs, SumOfEnergies
+from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
+from ebmstruct.energies.rules import Rules
 
-__all__ = ["EnergyModel", "InputList", "Inputs", "SumOfEnergies"]
+__all__ = ["Additions", "EnergyModel", "InputList", "Inputs", "Rules", "SumOfEnergies"]

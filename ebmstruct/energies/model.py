@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Factor, FactorGraph
+from ebmstruct.graph import Factor, FactorGraph, Variables
 
 
 class Inputs(Protocol):
@@ -52,10 +53,25 @@ class EnergyModel(nn.Module, ABC):
         return graph
 
 
-class SumOfEnergies(EnergyModel):
-    """A weighted sum of energies over the same variables: late composition of models and rules.
+class Additions(EnergyModel):
+    """An energy without variables of its own: it adds factors to the graph that other energies make."""
 
-    Each part keeps its factors, labelled ``part/label``, so that a result can be told apart by what decided it.
+    def forward(self, inputs: Any) -> FactorGraph:
+        """It makes no graph: GraphError."""
+        name = type(self).__name__
+        raise GraphError(f"{name} adds to other energies and makes no graph of its own; list it behind an energy")
+
+    @abstractmethod
+    def factors(self, graph: FactorGraph) -> list[Factor]:
+        """What it adds to a graph."""
+
+
+class SumOfEnergies(EnergyModel):
+    """A weighted sum of energies: late composition of models and rules.
+
+    The graph has the variables of all parts; blocks of one name must be the same in all, and a block that only some parts
+    have (a latent one) is theirs. Each part keeps its factors, labelled ``part/label``, so that a result can be told apart
+    by what decided it. ``Additions``, such as rules, add to what the others made.
     An infinite entry of a part stays infinite whatever its weight.
     """
 
@@ -73,18 +89,40 @@ class SumOfEnergies(EnergyModel):
         return cast("list[EnergyModel]", list(self.models))
 
     def forward(self, inputs: Any) -> FactorGraph:
-        graphs = [model(part) for model, part in zip(self._parts, inputs.parts, strict=True)]
-        first = graphs[0]
+        variables: dict[str, Variables] = {}
         factors: list[Factor] = []
-        for name, weight, graph in zip(self.names, self.weights, graphs, strict=True):
-            if graph.variables.keys() != first.variables.keys() or any(
-                v.num_sites != first.variables[n].num_sites for n, v in graph.variables.items()
-            ):
-                raise GraphError(f"energies that are added need the same variables; found {first} and {graph}")
-            for factor in graph.factors:
-                scaled = factor if weight == 1.0 else factor.scaled(weight)
-                factors.append(replace(scaled, label=f"{name}/{factor.label}"))
-        return FactorGraph(tuple(first.variables.values()), factors)
+        constant: Tensor | None = None
+        parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
+        for name, weight, model, part in parts:
+            if isinstance(model, Additions):
+                continue
+            graph: FactorGraph = model(part)
+            for block in graph.variables.values():
+                _same(variables.setdefault(block.name, block), block)
+            factors += _labelled(name, weight, graph.factors)
+            if graph.constant is not None:
+                own = weight * graph.constant
+                constant = own if constant is None else constant + own
+        if not variables:
+            raise GraphError(
+                f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
+            )
+        graph = FactorGraph(tuple(variables.values()), factors, constant=constant)
+        rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
+                 for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
+        return graph.add(*rules) if rules else graph
+
+
+def _labelled(name: str, weight: float, factors: Sequence[Factor]) -> list[Factor]:
+    scaled = [f if weight == 1.0 else f.scaled(weight) for f in factors]
+    return [replace(f, label=f"{name}/{f.label}") for f in scaled]
+
+
+def _same(first: Variables, other: Variables) -> None:
+    """Raise GraphError unless two blocks of one name are the same block."""
+    domains = (repr(first.domain), repr(other.domain))
+    if domains[0] != domains[1] or not torch.equal(first.offsets, other.offsets):
+        raise GraphError(f"energies that are added need the same variables; found {first} and {other}")
 
 
 class _InputsOfParts:

@@ -18,7 +18,7 @@ from ebmstruct.extend import discovery
 
 CORE: dict[str, dict[str, str]] = {
     "task": {},
-    "energy": {},
+    "energy": {"rules": "ebmstruct.energies.rules:Rules"},
     "solver": {
         "variable_elimination": "ebmstruct.inference.solvers:VariableElimination",
         "junction_tree": "ebmstruct.inference.solvers:JunctionTree",
@@ -56,6 +56,13 @@ CORE: dict[str, dict[str, str]] = {
         "lvq2": "ebmstruct.learning.losses:LVQ2",
         "concave_convex": "ebmstruct.learning.losses:ConcaveConvex",
         "value_matching": "ebmstruct.learning.losses:ValueMatching",
+        "score_matching": "ebmstruct.learning.losses:ScoreMatching",
+        "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
+        "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",
+        "fenchel_young": "ebmstruct.learning.losses:FenchelYoung",
+        "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
+        "unrolled": "ebmstruct.learning.losses:Unrolled",
+        "implicit": "ebmstruct.learning.losses:Implicit",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -4,23 +4,32 @@ from ebmstruct.learning.losses import (
     LVQ2,
     ConcaveConvex,
     EnergyLoss,
+    FenchelYoung,
     GeneralizedHinge,
+    Implicit,
     LogLoss,
     Loss,
     LossValue,
     MinimumClassificationError,
     NegativeLogLikelihood,
+    NoiseContrastiveEstimation,
     Perceptron,
+    PerturbAndMap,
     PseudoLikelihood,
+    RatioMatching,
+    ScoreMatching,
     Setting,
     SoftmaxMargin,
     SquareExponential,
     SquareSquare,
     StructuredHinge,
+    Unrolled,
     ValueMatching,
 )
 from ebmstruct.learning.options import TrainingOptions
-from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
+from ebmstruct.learning.precision import resolve_device
+from ebmstruct.learning.tracing import TrainingEvent, TrainingTrace
+from ebmstruct.learning.training import fit
 
 __all__ = [
     "ValueMatching",
@@ -32,17 +41,24 @@ __all__ = [
     "EnergyLoss",
     "ConcaveConvex",
     "LVQ2",
+    "FenchelYoung",
+    "Implicit",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
+    "NoiseContrastiveEstimation",
     "Perceptron",
+    "PerturbAndMap",
     "PseudoLikelihood",
+    "RatioMatching",
+    "ScoreMatching",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
     "TrainingEvent",
     "TrainingOptions",
     "TrainingTrace",
+    "Unrolled",
     "fit",
     "resolve_device",
 ]

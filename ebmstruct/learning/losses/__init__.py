@@ -2,6 +2,8 @@
 
 from ebmstruct.learning.losses.base import Loss, LossValue, Setting
 from ebmstruct.learning.losses.concave_convex import ConcaveConvex
+from ebmstruct.learning.losses.fenchel_young import FenchelYoung
+from ebmstruct.learning.losses.implicit import Implicit
 from ebmstruct.learning.losses.incorrect_answer import (
     LVQ2,
     GeneralizedHinge,
@@ -12,24 +14,36 @@ from ebmstruct.learning.losses.incorrect_answer import (
 )
 from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood, PseudoLikelihood, SoftmaxMargin
 from ebmstruct.learning.losses.margin import EnergyLoss, Perceptron, StructuredHinge
+from ebmstruct.learning.losses.noise_contrastive import NoiseContrastiveEstimation
+from ebmstruct.learning.losses.perturbed import PerturbAndMap
+from ebmstruct.learning.losses.ratio_matching import RatioMatching
+from ebmstruct.learning.losses.score_matching import ScoreMatching
+from ebmstruct.learning.losses.unrolled import Unrolled
 from ebmstruct.learning.losses.value_matching import ValueMatching
 
 __all__ = [
-    "LVQ2",
     "ConcaveConvex",
     "EnergyLoss",
+    "FenchelYoung",
     "GeneralizedHinge",
+    "Implicit",
+    "LVQ2",
     "LogLoss",
     "Loss",
     "LossValue",
     "MinimumClassificationError",
     "NegativeLogLikelihood",
+    "NoiseContrastiveEstimation",
     "Perceptron",
+    "PerturbAndMap",
     "PseudoLikelihood",
+    "RatioMatching",
+    "ScoreMatching",
     "Setting",
     "SoftmaxMargin",
     "SquareExponential",
     "SquareSquare",
     "StructuredHinge",
+    "Unrolled",
     "ValueMatching",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -90,7 +90,8 @@ class StructuredHinge(Loss):
     says how much it matters where it does not, so that outputs that are dear but far away count nothing (Tsochantaridis
     et al. 2005). No solver maximises that product. ``SlackSearch`` finds its best candidates by at most ``steps``
     minimisations with the cost at different weights, and looks at the ``best`` lowest outputs of two of these where a
-    solver gives several; the value is the product at the worst output found, a lower bound that is often the maximum.
+    solver gives several; the value is the product at the worst output found, a lower bound that is often the maximum;
+    ``figures["upper_bound"]`` is what no output exceeds.
 
     Unknown sites are minimised over (latent structural SVM, Yu and Joachims 2009), or summed out of both sides: free
     energies of outputs (``latent_sites: sum_out``, at ``temperature``; Ping, Liu and Ihler 2014). Without a cost of the
@@ -146,7 +147,9 @@ class StructuredHinge(Loss):
             )
             incorrect, _ = completed(graph, worst.outputs, setting.solver, *how)
             value = self.weight * _product(worst.cost, 1 + correct - incorrect)
-            return compared(correct, incorrect, torch.where(torch.isposinf(correct), torch.inf, value))
+            value = torch.where(torch.isposinf(correct), torch.inf, value)
+            found = compared(correct, incorrect, value)
+            return replace(found, figures={"upper_bound": self.weight * worst.bound})
         least, _ = lowest(cost_augmented(graph, cost, self.weight), target, setting.solver, *how)
         return compared(correct, least, correct - least)
 

@@ -12,8 +12,8 @@ from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
 from ebmstruct.graph.relaxation import relaxation_refusal
 from ebmstruct.inference import Solver, minimize
 from ebmstruct.inference.descent.simplex_descent import Logs, RelaxedEnergy, normalised
+from ebmstruct.inference.penalties import penalised
 from ebmstruct.inference.smooth_energy import open_continuous, starting_point
-from ebmstruct.inference.solvers.mirror_descent import penalised
 from ebmstruct.learning.losses.base import cost_augmented
 from ebmstruct.learning.losses.latent_sites import known_sites
 from ebmstruct.learning.losses.output_cost import cost_or_default
