@@ -117,6 +117,10 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "ConcaveConvex",
+        "EnergyLoss",
+        "GeneralizedHinge",
+        "LogLoss",
         "FenchelYoung",
         "Implicit",
         "Amortisation",
@@ -125,6 +129,8 @@ _HOMES = {
         "ContrastiveDivergence",
         "ExpectationMaximisation",
         "Loss",
+        "LVQ2",
+        "MinimumClassificationError",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
         "Perceptron",
@@ -137,9 +143,12 @@ _HOMES = {
         "PseudoLikelihood",
         "SampledLikelihood",
         "SoftmaxMargin",
+        "SquareExponential",
+        "SquareSquare",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "ValueMatching",
         "Unrolled",
         "fit",
     ),
@@ -252,14 +261,20 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import Amortisation as Amortisation
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
+    from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
@@ -271,10 +286,13 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import SquareExponential as SquareExponential
+    from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
     from ebmstruct.learning import Unrolled as Unrolled
+    from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load
