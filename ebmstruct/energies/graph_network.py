@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -85,8 +86,10 @@ def graph_network(kind: str, features: int, width: int, *, layers: int = 2, **op
     Errors: ConfigError where torch_geometric is not installed or has no such model.
     """
     try:
-        from torch_geometric.nn import models
-        from torch_geometric.nn.models.basic_gnn import BasicGNN
+        with warnings.catch_warnings():  # torch_geometric calls what torch has deprecated, which no user can mend
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torch_geometric.nn import models
+            from torch_geometric.nn.models.basic_gnn import BasicGNN
     except ImportError as error:
         said = "graph networks need torch_geometric, which is not installed; pip install 'ebmstruct[graphs]'"
         raise ConfigError([said]) from error
