@@ -1,15 +1,15 @@
-"""A graph network with tables on edges against the same network with independent outputs, where neighbours' labels interact.
+"""A graph network with tables on edges against the same network with independent outputs, where labels interact.
 
 usage: python -m benchmarks.graph_network [--seeds 5] [--epochs 30]
 
 Random geometric graphs of 40 nodes; labels are exact draws from an antiferromagnetic Potts field (neighbours prefer to
-differ), given features of nodes that tell a label weakly. Training, dev and test graphs are different graphs. ``coupling 0`` is
-the control in which labels do not interact.
+differ), given features of nodes that tell a label weakly. Training, dev and test graphs are different graphs.
+``coupling 0`` is the control in which labels do not interact.
 
-Both models have the same network of torch_geometric, the same number of epochs, and their own step size and depth, chosen by
-dev accuracy on data of a seed that is not counted. Both are trained end to end by exact likelihood (a junction tree inside)
-and decoded by the engine: least energy, and the most probable label of each node. ``true field`` decodes with the energy
-that the data were drawn from, which nothing can beat on average by its marginals.
+Both models have the same network of torch_geometric, the same number of epochs, and their own step size and depth, chosen
+by dev accuracy on data of a seed that is not counted. Both are trained end to end by exact likelihood (a junction tree
+inside) and decoded by the engine: least energy, and the most probable label of each node. ``true field`` decodes with the
+energy that the data were drawn from, which nothing can beat on average by its marginals.
 """
 
 from __future__ import annotations
@@ -139,10 +139,8 @@ def accuracy(task: Colours, model: es.EnergyModel, examples: Sequence[es.Example
     """The share of nodes that are right under one of the two ways of decoding."""
     with torch.no_grad():
         graph = model.graph([e.x for e in examples])
-    if marginals:
-        y = es.Assignment({"y": es.marginals(graph).beliefs["y"].argmax(1)})
-    else:
-        y = es.minimize(graph).assignment
+    likely = es.Assignment({"y": es.marginals(graph).beliefs["y"].argmax(1)}) if marginals else None
+    y = es.minimize(graph).assignment if likely is None else likely
     return float(task.score(examples, task.decode(y, graph, None))["accuracy"])
 
 
