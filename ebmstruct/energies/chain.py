@@ -51,6 +51,16 @@ class Transitions(nn.Module):
             _forbid(self.end, self.forbidden_end),
         )
 
+    def graph(
+        self, sites: Tensor, offsets: Tensor, block: str, *, label: str = "site", extra: Tensor | None = None
+    ) -> FactorGraph:
+        """One chain an instance.
+
+        sites: (n, K) energies of each site's states, the factor ``label``.  offsets: (B + 1,) long, where each begins.
+        """
+        variables = Variables(block, Discrete(sites.shape[1]), offsets)
+        return FactorGraph([variables], [TableFactor((block,), label, sites), self.factor(block, "transition", extra)])
+
 
 def _forbid(energy: Tensor, forbidden: Tensor | None) -> Tensor:
     return energy if forbidden is None else energy.masked_fill(forbidden, torch.inf)
@@ -102,11 +112,4 @@ class ChainEnergy(EnergyModel):
         if self.step is not None:
             before = torch.cat([h[:1], h[:-1]])
             extra = self.step(torch.cat([before, h], 1)).reshape(-1, self.states, self.states)
-        block = Variables(self.block, Discrete(self.states), offsets)
-        return FactorGraph(
-            [block],
-            [
-                TableFactor((self.block,), "site", self.output(h)),
-                self.transition.factor(self.block, "transition", extra),
-            ],
-        )
+        return self.transition.graph(self.output(h), offsets, self.block, extra=extra)
