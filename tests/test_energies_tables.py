@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -257,6 +259,12 @@ def test_graph_network_without_pairs_is_independent() -> None:
     graph = model.graph([NodeGraph(features(4), torch.tensor([[0, 1], [1, 2]]))])
     expected = torch.softmax(-model.output(features(4)), 1)
     torch.testing.assert_close(es.marginals(graph).beliefs["y"].double(), expected.detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_torch_geometric_is_imported_when_asked_for() -> None:
+    """Energies come without torch_geometric: only ``graph_network`` imports it."""
+    code = "import sys, ebmstruct.energies; sys.exit('torch_geometric' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_encoders_see_their_own_instance_only() -> None:
