@@ -182,6 +182,9 @@ def test_selection_and_repetition(name: str) -> None:
     torch.testing.assert_close(graph.energy(values), again.energy(values))
     twice = {k: v.repeat(2, *[1] * (v.dim() - 1)) for k, v in values.items()}
     torch.testing.assert_close(graph.repeat(2).energy(twice), graph.energy(values).repeat(2))
+    torch.testing.assert_close(
+        graph.select(torch.tensor([1])).energy(own_values(values, graph, 1)), graph.energy(values)[1:]
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -307,7 +307,7 @@ def test_sum_over_the_union_of_blocks() -> None:
 
 def test_sum_needs_blocks_that_agree() -> None:
     """A name that stands for different variables in two parts is refused, with both parts named."""
-    with pytest.raises(GraphError, match="'a' is .* in one and .* in two"):
+    with pytest.raises(GraphError, match="'a', Discrete\\(2\\), .* and .*'a', Discrete\\(3\\), .* in two"):
         SumOfEnergies([Hidden("a", 2), Hidden("a", 3)], [1.0, 1.0], ["one", "two"]).graph([None])
     with pytest.raises(GraphError, match="'y'"):
         SumOfEnergies([Hidden("a", 2), Hidden("b", 2, outputs=2)], [1.0, 1.0]).graph([None])

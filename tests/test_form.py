@@ -38,13 +38,14 @@ def public(body: list[ast.stmt]) -> Iterator[Definition]:
 
 
 def inherited() -> dict[str, set[str]]:
-    """Class name to the names of the methods to which it gives a docstring, its bases' included."""
+    """Class name to the names of the methods to which it gives a docstring, its bases' included; namesakes count as one."""
     own: dict[str, set[str]] = {}
     bases: dict[str, list[str]] = {}
     for tree in TREES.values():
         for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-            own[cls.name] = {node.name for node in public(cls.body) if ast.get_docstring(node)}
-            bases[cls.name] = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in cls.bases]
+            own.setdefault(cls.name, set()).update(n.name for n in public(cls.body) if ast.get_docstring(n))
+            named = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in cls.bases]
+            bases.setdefault(cls.name, []).extend(name for name in named if name != cls.name)
 
     def all_of(name: str) -> set[str]:
         return own.get(name, set()).union(*(all_of(base) for base in bases.get(name, ())))

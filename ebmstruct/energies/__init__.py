@@ -1,5 +1,6 @@
 """Reusable torch modules that make factor graphs."""
 
+from ebmstruct.energies.amortised import Amortised
 from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
@@ -10,16 +11,18 @@ from ebmstruct.energies.grid import GridEnergy
 from ebmstruct.energies.inputs import LinkedSites, NodeGraph, Rows, Sites
 from ebmstruct.energies.label_set import LabelSetEnergy
 from ebmstruct.energies.mixture import MixtureEnergy
-from ebmstruct.energies.model import EnergyModel, InputList, Inputs
+from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
 from ebmstruct.energies.pairs import PairTables
 from ebmstruct.energies.rbm import BoltzmannMachine, GaussianBoltzmannMachine
+from ebmstruct.energies.rules import Rules
 from ebmstruct.energies.second_order import SecondOrderChainEnergy
 from ebmstruct.energies.segments import SegmentEnergy
 from ebmstruct.energies.skip_chain import SkipChainEnergy
-from ebmstruct.energies.sums import SumOfEnergies
 from ebmstruct.energies.tree import TreeEnergy
 
 __all__ = [
+    "Additions",
+    "Amortised",
     "AttentionEnergy",
     "BoltzmannMachine",
     "ChainEnergy",
@@ -40,6 +43,7 @@ __all__ = [
     "ProductOfExperts",
     "RecurrentEncoder",
     "Rows",
+    "Rules",
     "SecondOrderChainEnergy",
     "SegmentEnergy",
     "Sites",

@@ -58,17 +58,13 @@ class AttentionNetwork(nn.Module):
         self.positions = positions
 
     def forward(self, y: Tensor, features: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
-        """(B,) of values or weights y (n, d) and features (n, F)."""
-        lengths = offsets[0].diff()
-        count, longest = lengths.numel(), int(lengths.max()) if lengths.numel() else 0
-        flat = self.embed(torch.cat([features, y.to(features.dtype)], 1))
-        place = torch.arange(flat.shape[0], device=flat.device)
-        place = place - torch.repeat_interleave(offsets[0][:-1], lengths, output_size=flat.shape[0])
+        """(B,) of values or weights y (n, d) and features (B, T, F), T at least the most sites of an instance."""
+        instance, place = places(offsets[0])
+        flat = self.embed(torch.cat([features[instance, place], y.to(features.dtype)], 1))
         if self.positions:
             flat = flat + sinusoids(place, flat.shape[1]).to(flat.dtype)
-        instance = torch.repeat_interleave(torch.arange(count, device=flat.device), lengths, output_size=flat.shape[0])
-        x = flat.new_zeros(count, longest, flat.shape[1]).index_put((instance, place), flat)
-        real = torch.arange(longest, device=flat.device) < lengths[:, None]
+        x = flat.new_zeros(*features.shape[:2], flat.shape[1]).index_put((instance, place), flat)
+        real = torch.arange(x.shape[1], device=x.device) < offsets[0].diff()[:, None]
         for layer in self.layers:
             x = layer(x, real)
         return sum_by_instance(self.output(x[instance, place])[:, 0], offsets[0])
@@ -115,8 +111,20 @@ class AttentionEnergy(EnergyModel):
         sites = inputs.to(self.device)
         block = Variables(self.block, self.domain, sites.offsets)
         relaxed = isinstance(self.domain, Discrete)
-        factor = BlockFactor((self.block,), "attention", self.network, (sites.features,), relaxed=relaxed)
+        # one row an instance, as the inputs of a function must be
+        instance, place = places(sites.offsets)
+        shape = (len(sites), int(place.max()) + 1 if place.numel() else 0, sites.features.shape[1])
+        features = sites.features.new_zeros(shape).index_put((instance, place), sites.features)
+        factor = BlockFactor((self.block,), "attention", self.network, (features,), relaxed=relaxed)
         return FactorGraph([block], [factor])
+
+
+def places(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) long each: the instance of every site, and its place there."""
+    count, sites = offsets.numel() - 1, int(offsets[-1])
+    lengths = offsets.diff()
+    instance = torch.repeat_interleave(torch.arange(count, device=offsets.device), lengths, output_size=sites)
+    return instance, torch.arange(sites, device=offsets.device) - offsets[instance]
 
 
 def sinusoids(place: Tensor, width: int) -> Tensor:

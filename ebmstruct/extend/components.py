@@ -18,7 +18,7 @@ from ebmstruct.extend import discovery
 
 CORE: dict[str, dict[str, str]] = {
     "task": {},
-    "energy": {},
+    "energy": {"rules": "ebmstruct.energies.rules:Rules"},
     "solver": {
         "variable_elimination": "ebmstruct.inference.solvers:VariableElimination",
         "junction_tree": "ebmstruct.inference.solvers:JunctionTree",
@@ -26,6 +26,7 @@ CORE: dict[str, dict[str, str]] = {
         "roof_duality": "ebmstruct.inference.solvers:RoofDuality",
         "dual_ascent": "ebmstruct.inference.solvers:DualAscent",
         "subgraph_search": "ebmstruct.inference.solvers:SubgraphSearch",
+        "amortised": "ebmstruct.inference.solvers:AmortisedInference",
         "alpha_expansion": "ebmstruct.inference.solvers:AlphaExpansion",
         "icm": "ebmstruct.inference.solvers:ICM",
         "annealing": "ebmstruct.inference.solvers:Annealing",
@@ -47,6 +48,21 @@ CORE: dict[str, dict[str, str]] = {
         "perceptron": "ebmstruct.learning.losses:Perceptron",
         "structured_hinge": "ebmstruct.learning.losses:StructuredHinge",
         "pseudo_likelihood": "ebmstruct.learning.losses:PseudoLikelihood",
+        "score_matching": "ebmstruct.learning.losses:ScoreMatching",
+        "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
+        "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",
+        "fenchel_young": "ebmstruct.learning.losses:FenchelYoung",
+        "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
+        "unrolled": "ebmstruct.learning.losses:Unrolled",
+        "implicit": "ebmstruct.learning.losses:Implicit",
+        "inference_network": "ebmstruct.learning.losses:InferenceNetwork",
+        "seal": "ebmstruct.learning.losses:Seal",
+        "amortisation": "ebmstruct.learning.losses:Amortisation",
+        "contrastive_divergence": "ebmstruct.learning.losses:ContrastiveDivergence",
+        "persistent_contrastive_divergence": "ebmstruct.learning.losses:PersistentContrastiveDivergence",
+        "sampled_likelihood": "ebmstruct.learning.losses:SampledLikelihood",
+        "expectation_maximisation": "ebmstruct.learning.losses:ExpectationMaximisation",
+        "bounded_likelihood": "ebmstruct.learning.losses:BoundedLikelihood",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

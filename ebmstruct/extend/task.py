@@ -36,6 +36,14 @@ class Schema:
     ``schema.json`` and the latter as safetensors, and nothing else can be in it.
     """
 
+    def state_names(self, block: str) -> Sequence[str]:
+        """The names of the states of a block's sites, by which rules and reports call them; none by default."""
+        return ()
+
+    def site_names(self, block: str) -> Sequence[str]:
+        """The names of the sites of a block, where every instance has the same (the labels of a set); none by default."""
+        return ()
+
     def parts(self) -> tuple[dict[str, JSON], dict[str, Tensor]]:
         """Split the fields into JSON values and tensors."""
         import torch

@@ -105,6 +105,11 @@ class ChainFactor(Factor):
             return self
         return dataclasses.replace(self, transition=self.transition.repeat(times, 1, 1))
 
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> ChainFactor:
+        if self.transition.dim() == 2:
+            return self
+        return dataclasses.replace(self, transition=self.transition[variables[0].sites_of(instances)])
+
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> ChainFactor:
         parts = (self, *others)
         if any(p.start is not self.start or p.end is not self.end for p in parts):

@@ -159,6 +159,8 @@ class _Choosing:
         """Least free energy: tables are eliminated where that is quick, what is left descends."""
         if self.quick_enough(s.MarginalElimination()):
             return self.done(Entry(s.MarginalElimination()))
+        if not open_continuous(self.graph) and self.quick_enough(s.Exhaustive()):
+            return self.done(Entry(s.Exhaustive()))
         return self.first_of([s.FreeEnergyDescent(), s.MarginalSearch(), s.Exhaustive()])
 
     def smooth(self) -> Choice:

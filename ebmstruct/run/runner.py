@@ -17,6 +17,7 @@ from ebmstruct.errors import DataError, RunFolderError
 from ebmstruct.extend.task import Evaluation, Example, Schema, Section, Table
 from ebmstruct.run import folder as files
 from ebmstruct.run import report
+from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.environment import environment
 from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
@@ -27,6 +28,7 @@ from ebmstruct.run.predictor import Predictor
 from ebmstruct.run.spec import RunConfig
 
 if TYPE_CHECKING:
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.learning.training import TrainingEvent, TrainingTrace
 
 logger = logging.getLogger(__name__)
@@ -76,26 +78,30 @@ def run(
     resume: go on after the last checkpoint of an unfinished run. force: replace the run that is there.
     Errors: any EbmstructError; until the data have been read and the model has been built nothing is written.
     """
-    from ebmstruct.learning.training import resolve_device
+    from ebmstruct.learning.precision import resolve_device
+    from ebmstruct.learning.tensorboard import require_tensorboard
 
     started = time.perf_counter()
     tell = on_progress or (lambda progress: None)
     folder = RunFolder(config.output)
     resolve_device(getattr(config.train, "device", "cpu"), config.place("train.device"))
+    if getattr(config.train, "tensorboard", False):
+        require_tensorboard()
     folder.claim(resume=resume, force=force)
     with RunLog() as log:
         tell(Progress("reading data"))
         data = _read(config)
         schema = _resumed_schema(folder, config, data) if resume else _fitted_schema(config, data.splits["train"])
         model = build_model(config.energies, schema, seed=getattr(config.train, "seed", 0))
+        take_weights(model, config.energies)
         evaluation = config.evaluation
         predictor = Predictor(
             config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size
         )
         with folder.locked():
             if not resume:
-                folder.begin(dumped(config.resolved), schema)
-                folder.write_json(files.DATA, _data_facts(data))
+                folder.begin(dumped(config.resolved), schema, _data_facts(data))
+            folder.sweep()
             log.to(folder.path / files.LOG)
             folder.write_json(files.ENVIRONMENT, environment(config))
             with _told(folder, log):
@@ -142,6 +148,9 @@ def _read(config: RunConfig) -> _Data:
 
 def _fitted_schema(config: RunConfig, train: Sequence[Example]) -> Schema:
     files.schema_type(config.task)  # a schema that could not be loaded again is found out before training
+    taken = taken_schema(config.energies, config.task)
+    if taken is not None:
+        return taken
     schema: Schema = config.task.fit(train)
     return schema
 
@@ -150,7 +159,7 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     """The schema of the unfinished run, once config and data have been found to be the same as then."""
     text = storage.read_bytes(folder.path / files.CONFIG, 2**20).decode("utf-8", errors="replace")
     before = parse_config(text, files.CONFIG).resolved
-    changed = [key for key in config.resolved if key != "output" and config.resolved[key] != before.get(key)]
+    changed = [key for key in config.resolved if key != "output" and _same(config.resolved, key) != _same(before, key)]
     if changed:
         raise RunFolderError(
             f"{folder.path} was begun with another {' and '.join(changed)}; resume it with the same task file, "
@@ -161,6 +170,14 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     return folder.read_schema(config.task)
 
 
+def _same(resolved: Mapping[str, Any], key: str) -> Any:
+    """What must be the same in a section when a run is resumed: all but how often its training is written down."""
+    from ebmstruct.learning.options import WRITING
+
+    section = resolved.get(key)
+    return {k: v for k, v in section.items() if k not in WRITING} if key == "train" and section else section
+
+
 def _data_facts(data: _Data) -> dict[str, Any]:
     return {"examples": {split: len(rows) for split, rows in data.splits.items()}, **data.provenance}
 
@@ -168,8 +185,11 @@ def _data_facts(data: _Data) -> dict[str, Any]:
 def _train(
     config: RunConfig, predictor: Predictor, data: _Data, folder: RunFolder, resume: bool, tell: OnProgress
 ) -> TrainingTrace:
-    from ebmstruct.learning.training import fit
+    from ebmstruct.learning.training import TrainingTrace, fit
 
+    if not any(p.requires_grad for p in predictor.model.parameters()):
+        logger.info("every weight is taken over from a finished run: there is nothing to train")
+        return _written(predictor.model, TrainingTrace(), folder)
     dev = data.splits.get("dev")
     if dev is None:
         logger.warning("there is no dev split: the weights of the last epoch are kept")
@@ -185,9 +205,15 @@ def _train(
         evaluate=None if dev is None else dev_scorer(predictor, dev),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
-        resume=resume and folder.checkpoint.exists(),
+        resume=resume,
+        traces=folder.path,
         on_event=lambda event: tell(Progress("training", event.epoch, event.epochs, event)),
     )
+    return _written(model, trace, folder)
+
+
+def _written(model: EnergyModel, trace: TrainingTrace, folder: RunFolder) -> TrainingTrace:
+    """The same trace, once the model and it are in the run folder."""
     model.eval()
     folder.write_model(model)
     folder.write_text(files.TRACE_CSV, _csv(trace.epochs))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ebmstruct.errors import EbmstructError
 from ebmstruct.extend.components import Components, Option, near_miss, options_of
 from ebmstruct.extend.task import Task
+from ebmstruct.run.composition import OWN, taken_options
 from ebmstruct.run.items import Faults, Item, Place, item_of, merged, walk
 from ebmstruct.run.options import BAD, built, converted, read_options
 
@@ -61,12 +62,16 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class EnergyTerm:
-    """One energy of a task file: its class and options; built once the schema is known."""
+    """One energy of a task file: its class and options; built once the schema is known.
+
+    run: the folder of a finished run whose weights it takes over, or None.
+    """
 
     name: str
     cls: type
     options: Mapping[str, Any]
     weight: float | None = None
+    run: str | None = None
 
     def build(self, schema: Any) -> Any:
         """The energy model with fresh parameters."""
@@ -182,7 +187,7 @@ class _Checker:
             self._faults.add(item.place, path, str(error))
             return {}, {}
         what = item.value["name"].value
-        own = ("name", "weight") if path.startswith("energy.") else ("name",)
+        own = OWN if path.startswith("energy") else ("name",)
         return options, read_options(item, options, path=path, what=what, faults=self._faults, own=own)
 
     def _component(self, kind: str, item: Item) -> tuple[str, Any]:
@@ -213,13 +218,37 @@ class _Checker:
             name, cls = self._named("energy", child, path)
             if cls is None:
                 continue
+            run, child = self._taken(name, child, path)
             options, given = self._options(cls, child, path, skip=1)
             weight = self._weight(child, path) if many else None
-            terms.append(EnergyTerm(name, cls, given, weight))
-            resolved.append({"name": name, **({"weight": weight} if many else {}), **_filled(options, given)})
+            terms.append(EnergyTerm(name, cls, given, weight, run))
+            own = {**({"weight": weight} if many else {}), **({"run": run} if run is not None else {})}
+            resolved.append({"name": name, **own, **_filled(options, given)})
         if resolved:
             self._resolved["energy"] = resolved if many else resolved[0]
         return tuple(terms)
+
+    def _taken(self, name: str, item: Item, path: str) -> tuple[str | None, Item]:
+        """The run whose weights an energy takes over, and the section with the options that it had there."""
+        if "run" not in item.value:
+            return None, item
+        run = converted(item.value["run"], str, f"{path}.run", self._faults)
+        if run is BAD:
+            return None, item
+        place = item.value["run"].place
+        try:
+            options = taken_options(run, name)
+        except EbmstructError as error:
+            self._faults.add(place, f"{path}.run", str(error))
+            return run, item
+        if options is None:
+            return run, item
+        under = item_of(options, place)
+        for key, child in item.value.items():
+            if key in options and child.plain != under.value[key].plain:
+                message = f"is {child.plain!r}, and {run} was trained with {options[key]!r}; leave it out"
+                self._faults.add(child.place, f"{path}.{key}", message)
+        return run, merged(item, under)
 
     def _weight(self, item: Item, path: str) -> float:
         if "weight" not in item.value:

@@ -32,6 +32,9 @@ class TagSchema(Schema):
     word_counts: Tensor
     longest: int = 1
 
+    def state_names(self, block: str) -> tuple[str, ...]:
+        return self.tags if block == BLOCK else ()
+
     @property
     def statistics(self) -> WordStatistics:
         """How often the training text holds each word, and how it writes it."""

@@ -28,6 +28,10 @@ class ToySchema(Schema):
     letters: tuple[str, ...]
     counts: torch.Tensor
 
+    def state_names(self, block: str) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels if block == "y" else ()
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -188,3 +192,9 @@ def ebmstruct_tasks() -> dict[str, type]:
 def ebmstruct_energies() -> dict[str, type | str]:
     """Energies."""
     return {"chain": "toy_plugin:Chain"}
+
+
+@hookimpl
+def ebmstruct_losses() -> dict[str, type | str]:
+    """Losses."""
+    return {"replay": "toy_losses:Replay"}

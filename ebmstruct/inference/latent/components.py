@@ -81,11 +81,11 @@ def components(graph: FactorGraph, names: Sequence[str]) -> LatentComponents:
     widths = tuple(b.domain.tangent_dim for b in blocks if isinstance(b.domain, Continuous))
     first = dict(zip(names, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     total = sum(sizes)
-    is_open = torch.cat([_open(graph, n) for n in names]).numpy()
+    is_open = torch.cat([torch.zeros(0, dtype=torch.bool), *(_open(graph, n) for n in names)]).numpy()
     members = {f.label: _members(graph, f, first, is_open) for f in graph.factors if set(f.scope) & set(names)}
     a = np.concatenate([np.zeros(0, np.int64), *(m[1][1:][m[0][1:] == m[0][:-1]] for m in members.values())])
     b = np.concatenate([np.zeros(0, np.int64), *(m[1][:-1][m[0][1:] == m[0][:-1]] for m in members.values())])
-    joined = coo_array((np.ones(a.size), (a, b)), shape=(total, total))
+    joined = coo_array((np.ones(a.size), (a, b)), shape=(max(1, total), max(1, total)))
     labels = connected_components(joined, directed=False)[1] if total else np.zeros(0, np.int64)
     kept, number = np.unique(labels[is_open], return_inverse=True)
     component = np.full(total, kept.size)
@@ -139,7 +139,7 @@ def _component_of_rows(members: tuple[np.ndarray, np.ndarray, int], component: n
 def _coordinates(
     component: np.ndarray, count: int, sizes: tuple[int, ...], widths: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    each = np.concatenate([np.repeat(t, n) for n, t in zip(sizes, widths, strict=True)]).astype(np.int64)
+    each = np.repeat(np.array(widths, np.int64), np.array(sizes, np.int64))
     owner = np.repeat(component, each)
     length = owner.size
     order = np.argsort(owner, kind="stable")
