@@ -115,7 +115,28 @@ _HOMES = {
         "minimize",
         "sample",
     ),
-    "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
+    "ebmstruct.energies": (
+        "Amortised",
+        "AttentionEnergy",
+        "BoltzmannMachine",
+        "ChainEnergy",
+        "ConvolutionalEnergy",
+        "EnergyModel",
+        "GaussianBoltzmannMachine",
+        "GraphNetworkEnergy",
+        "GridEnergy",
+        "LabelSetEnergy",
+        "MixtureEnergy",
+        "NodeGraph",
+        "ProductOfExperts",
+        "SecondOrderChainEnergy",
+        "SegmentEnergy",
+        "SkipChainEnergy",
+        "StudentTExpert",
+        "SumOfEnergies",
+        "TreeEnergy",
+        "graph_network",
+    ),
     "ebmstruct.learning": (
         "ConcaveConvex",
         "EnergyLoss",
@@ -161,8 +182,25 @@ __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
     from ebmstruct.energies import Amortised as Amortised
+    from ebmstruct.energies import AttentionEnergy as AttentionEnergy
+    from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
+    from ebmstruct.energies import ChainEnergy as ChainEnergy
+    from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
+    from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
+    from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
+    from ebmstruct.energies import GridEnergy as GridEnergy
+    from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
+    from ebmstruct.energies import MixtureEnergy as MixtureEnergy
+    from ebmstruct.energies import NodeGraph as NodeGraph
+    from ebmstruct.energies import ProductOfExperts as ProductOfExperts
+    from ebmstruct.energies import SecondOrderChainEnergy as SecondOrderChainEnergy
+    from ebmstruct.energies import SegmentEnergy as SegmentEnergy
+    from ebmstruct.energies import SkipChainEnergy as SkipChainEnergy
+    from ebmstruct.energies import StudentTExpert as StudentTExpert
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
+    from ebmstruct.energies import TreeEnergy as TreeEnergy
+    from ebmstruct.energies import graph_network as graph_network
     from ebmstruct.errors import ConfigError as ConfigError
     from ebmstruct.errors import DataError as DataError
     from ebmstruct.errors import EbmstructError as EbmstructError
