@@ -70,6 +70,7 @@ _HOMES = {
         "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
+        "ExpectedF1",
         "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
@@ -84,7 +85,6 @@ _HOMES = {
         "LinearProgram",
         "MarginalElimination",
         "Langevin",
-        "LinearProgram",
         "MALA",
         "MarginalSearch",
         "Marginals",
@@ -101,9 +101,8 @@ _HOMES = {
         "Solver",
         "Status",
         "SubgraphSearch",
+        "Threshold",
         "Toulbar2",
-        "MixedEnumeration",
-        "Alternating",
         "SGLD",
         "UnderdampedLangevin",
         "VariableElimination",
@@ -161,7 +160,6 @@ _HOMES = {
         "ScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
-        "PseudoLikelihood",
         "SampledLikelihood",
         "SoftmaxMargin",
         "SquareExponential",
@@ -261,6 +259,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import ExpectedF1 as ExpectedF1
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
@@ -289,6 +288,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
+    from ebmstruct.inference import Threshold as Threshold
     from ebmstruct.inference import Toulbar2 as Toulbar2
     from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination

@@ -41,6 +41,8 @@ CORE: dict[str, dict[str, str]] = {
         "toulbar2": "ebmstruct.inference.solvers:Toulbar2",
         "cp_sat": "ebmstruct.inference.solvers:CPSAT",
         "exhaustive": "ebmstruct.inference.solvers:Exhaustive",
+        "expected_f1": "ebmstruct.inference.solvers:ExpectedF1",
+        "threshold": "ebmstruct.inference.solvers:Threshold",
     },
     "loss": {
         "negative_log_likelihood": "ebmstruct.learning.losses:NegativeLogLikelihood",
