@@ -26,6 +26,7 @@ CORE: dict[str, dict[str, str]] = {
         "roof_duality": "ebmstruct.inference.solvers:RoofDuality",
         "dual_ascent": "ebmstruct.inference.solvers:DualAscent",
         "subgraph_search": "ebmstruct.inference.solvers:SubgraphSearch",
+        "amortised": "ebmstruct.inference.solvers:AmortisedInference",
         "alpha_expansion": "ebmstruct.inference.solvers:AlphaExpansion",
         "icm": "ebmstruct.inference.solvers:ICM",
         "annealing": "ebmstruct.inference.solvers:Annealing",
@@ -40,6 +41,8 @@ CORE: dict[str, dict[str, str]] = {
         "toulbar2": "ebmstruct.inference.solvers:Toulbar2",
         "cp_sat": "ebmstruct.inference.solvers:CPSAT",
         "exhaustive": "ebmstruct.inference.solvers:Exhaustive",
+        "expected_f1": "ebmstruct.inference.solvers:ExpectedF1",
+        "threshold": "ebmstruct.inference.solvers:Threshold",
     },
     "loss": {
         "negative_log_likelihood": "ebmstruct.learning.losses:NegativeLogLikelihood",
@@ -63,6 +66,14 @@ CORE: dict[str, dict[str, str]] = {
         "perturb_and_map": "ebmstruct.learning.losses:PerturbAndMap",
         "unrolled": "ebmstruct.learning.losses:Unrolled",
         "implicit": "ebmstruct.learning.losses:Implicit",
+        "inference_network": "ebmstruct.learning.losses:InferenceNetwork",
+        "seal": "ebmstruct.learning.losses:Seal",
+        "amortisation": "ebmstruct.learning.losses:Amortisation",
+        "contrastive_divergence": "ebmstruct.learning.losses:ContrastiveDivergence",
+        "persistent_contrastive_divergence": "ebmstruct.learning.losses:PersistentContrastiveDivergence",
+        "sampled_likelihood": "ebmstruct.learning.losses:SampledLikelihood",
+        "expectation_maximisation": "ebmstruct.learning.losses:ExpectationMaximisation",
+        "bounded_likelihood": "ebmstruct.learning.losses:BoundedLikelihood",
     },
 }
 """Kind to unprefixed name to where its class is; imported when asked for."""

@@ -2,6 +2,7 @@
 
 from ebmstruct.inference.certificate import bound, witness_bound
 from ebmstruct.inference.choice import Choice
+from ebmstruct.inference.diagnostics.calibration import GapCalibration, gap_calibration
 from ebmstruct.inference.engine import bound_log_partition, certify, explain, log_partition, marginals, minimize, sample
 from ebmstruct.inference.portfolio import Entry, race
 from ebmstruct.inference.result import (
@@ -31,6 +32,7 @@ from ebmstruct.inference.solvers import (
     Adam,
     AlphaExpansion,
     Alternating,
+    AmortisedInference,
     AnnealedImportanceSampling,
     Annealing,
     AugmentedLagrangian,
@@ -40,6 +42,7 @@ from ebmstruct.inference.solvers import (
     ConditionalGaussian,
     DualAscent,
     Exhaustive,
+    ExpectedF1,
     FreeEnergyDescent,
     Gaussian,
     GaussNewton,
@@ -62,6 +65,7 @@ from ebmstruct.inference.solvers import (
     RoofDuality,
     SemiMarkovElimination,
     SubgraphSearch,
+    Threshold,
     Toulbar2,
     UnderdampedLangevin,
     VariableElimination,
@@ -69,6 +73,8 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "GapCalibration",
+    "gap_calibration",
     "AugmentedLagrangian",
     "MirrorDescent",
     "CPSAT",
@@ -80,6 +86,7 @@ __all__ = [
     "MixedEnumeration",
     "Alternating",
     "AlphaExpansion",
+    "AmortisedInference",
     "AnnealedImportanceSampling",
     "Annealing",
     "Ask",
@@ -95,6 +102,7 @@ __all__ = [
     "EliminationOrder",
     "Entry",
     "Exhaustive",
+    "ExpectedF1",
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
@@ -128,6 +136,7 @@ __all__ = [
     "Solver",
     "Status",
     "SubgraphSearch",
+    "Threshold",
     "TableView",
     "Toulbar2",
     "SGLD",

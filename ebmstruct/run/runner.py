@@ -20,7 +20,7 @@ from ebmstruct.run import report
 from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.environment import environment
-from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
+from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines, tuned
 from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.logs import RunLog
 from ebmstruct.run.models import build_model
@@ -106,6 +106,7 @@ def run(
             folder.write_json(files.ENVIRONMENT, environment(config))
             with _told(folder, log):
                 trace = _train(config, predictor, data, folder, resume, tell)
+                predictor = _tuned(predictor, data, folder)
                 return _finish(config, predictor, data, folder, trace, started, tell)
 
 
@@ -201,7 +202,7 @@ def _train(
         data.splits["train"],
         config.loss,
         config.train,
-        solver=config.solver,
+        solver=None if config.solver is None else config.solver.least_energy(),
         evaluate=None if dev is None else dev_scorer(predictor, dev),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
@@ -219,6 +220,15 @@ def _written(model: EnergyModel, trace: TrainingTrace, folder: RunFolder) -> Tra
     folder.write_text(files.TRACE_CSV, _csv(trace.epochs))
     storage.write_json_lines(folder.path / files.TRACE_LINES, trace.epochs)
     return trace
+
+
+def _tuned(predictor: Predictor, data: _Data, folder: RunFolder) -> Predictor:
+    """The predictor with what the task chooses on dev for the trained model, which is kept in the folder's schema."""
+    dev = data.splits.get("dev")
+    answering = predictor if dev is None else tuned(predictor, dev)
+    if answering is not predictor:
+        folder.write_schema(answering.schema)
+    return answering
 
 
 def _finish(

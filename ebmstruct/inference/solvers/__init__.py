@@ -3,6 +3,7 @@
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.alternating import Alternating
+from ebmstruct.inference.solvers.amortised import AmortisedInference
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
@@ -13,6 +14,7 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.expected_f1 import ExpectedF1
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
@@ -42,6 +44,7 @@ from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
 from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
+from ebmstruct.inference.solvers.threshold import Threshold
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
 from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
@@ -92,6 +95,9 @@ SOLVERS: dict[str, type[Solver]] = {
         MixedEnumeration,
         MixedGibbs,
         BranchAndBound,
+        AmortisedInference,
+        ExpectedF1,
+        Threshold,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -110,6 +116,7 @@ __all__ = [
     "Adam",
     "MixedGibbs",
     "AlphaExpansion",
+    "AmortisedInference",
     "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",
@@ -118,6 +125,7 @@ __all__ = [
     "BranchAndBound",
     "DualAscent",
     "Exhaustive",
+    "ExpectedF1",
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
@@ -140,6 +148,7 @@ __all__ = [
     "RoofDuality",
     "SemiMarkovElimination",
     "SubgraphSearch",
+    "Threshold",
     "Toulbar2",
     "VariableElimination",
 ]
