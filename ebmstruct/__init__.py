@@ -117,17 +117,30 @@ _HOMES = {
     ),
     "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
     "ebmstruct.learning": (
+        "FenchelYoung",
+        "Implicit",
         "Amortisation",
         "InferenceNetwork",
+        "BoundedLikelihood",
+        "ContrastiveDivergence",
+        "ExpectationMaximisation",
         "Loss",
         "NegativeLogLikelihood",
+        "NoiseContrastiveEstimation",
         "Perceptron",
+        "PerturbAndMap",
         "PseudoLikelihood",
+        "RatioMatching",
+        "ScoreMatching",
         "Seal",
+        "PersistentContrastiveDivergence",
+        "PseudoLikelihood",
+        "SampledLikelihood",
         "SoftmaxMargin",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "Unrolled",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -240,16 +253,28 @@ if TYPE_CHECKING:
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
     from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
+    from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import Loss as Loss
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
+    from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
+    from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import RatioMatching as RatioMatching
+    from ebmstruct.learning import SampledLikelihood as SampledLikelihood
+    from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

@@ -44,6 +44,10 @@ class Entry:
 
 PLAIN = Entry({}, {})
 ENTRIES: dict[str, Entry] = {
+    "score_matching": Entry(
+        {}, {}, excused={("continuous", True): "slopes hardly tell the weights of modes far apart"}
+    ),
+    "unrolled": Entry({"step_size": 0.02}, {}),
     "inference_network": Entry(
         {"weight": 3.0, "local_weight": 0.0},
         {"optimizer": "adam", "lr": 0.05},
@@ -56,6 +60,9 @@ ENTRIES: dict[str, Entry] = {
     # a network that knows less than the energy: one that knows the examples by heart draws nothing wrong
     "seal": Entry({"weight": 0.0, "samples": 20}, {"optimizer": "adam"}, network=1),
     "amortisation": Entry({}, {}, differentiable=False, network=32),
+    "contrastive_divergence": Entry({}, {}, differentiable=False),
+    "persistent_contrastive_divergence": Entry({"size": 100}, {}, differentiable=False),
+    "sampled_likelihood": Entry({"samples": 50}, {}, differentiable=False),
 }
 """Loss name to what the lab must know of it; a loss that is not here runs as it is."""
 

@@ -193,7 +193,7 @@ class FactorGraph:
             if factor.label in values:
                 given = values[factor.label]
                 factor = factor.with_values(*((given,) if isinstance(given, Tensor) else given))
-                factor.check(self.scope(factor))
+                factor.check_values(self.scope(factor))
             replaced.append(factor)
         return FactorGraph(
             (), replaced, constant=self.constant, evidence=self.evidence, topology=self.topology, guess=self.guess

@@ -89,6 +89,10 @@ class Factor(ABC):
     def check(self, variables: Sequence[Variables]) -> None:  # noqa: B027 - nothing to check by default
         """Raise GraphError where shapes or indices do not fit the blocks."""
 
+    def check_values(self, variables: Sequence[Variables]) -> None:
+        """The same where only the values are new: structure that was checked before need not be looked at again."""
+        self.check(variables)
+
     def values(self) -> tuple[Tensor | None, ...]:
         """The value tensors, in the order of ``value_fields``."""
         return tuple(getattr(self, f) for f in self.value_fields)

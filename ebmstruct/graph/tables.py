@@ -142,12 +142,15 @@ class TableFactor(Factor):
         return self.tables[code]
 
     def check(self, variables: Sequence[Variables]) -> None:
-        if not self.tables.is_floating_point():
-            raise GraphError(f"factor {self.label!r}: tables must be floating point; found {self.tables.dtype}")
         if self.index is not None:
             check_index(self, self.index, variables)
         elif self.arity != 1:
             raise GraphError(f"factor {self.label!r}: a scope of {self.arity} blocks needs an index ({self.arity}, m)")
+        self.check_values(variables)
+
+    def check_values(self, variables: Sequence[Variables]) -> None:
+        if not self.tables.is_floating_point():
+            raise GraphError(f"factor {self.label!r}: tables must be floating point; found {self.tables.dtype}")
         if self.starts is None:
             self._check_dense(variables)
         else:

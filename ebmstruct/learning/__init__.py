@@ -2,35 +2,61 @@
 
 from ebmstruct.learning.losses import (
     Amortisation,
+    BoundedLikelihood,
+    ContrastiveDivergence,
+    ExpectationMaximisation,
+    FenchelYoung,
+    Implicit,
     InferenceNetwork,
     Loss,
     LossValue,
     NegativeLogLikelihood,
+    NoiseContrastiveEstimation,
     Perceptron,
+    PersistentContrastiveDivergence,
+    PerturbAndMap,
     PseudoLikelihood,
+    RatioMatching,
+    SampledLikelihood,
+    ScoreMatching,
     Seal,
     Setting,
     SoftmaxMargin,
     StructuredHinge,
+    Unrolled,
 )
 from ebmstruct.learning.options import TrainingOptions
-from ebmstruct.learning.training import TrainingEvent, TrainingTrace, fit, resolve_device
+from ebmstruct.learning.precision import resolve_device
+from ebmstruct.learning.tracing import TrainingEvent, TrainingTrace
+from ebmstruct.learning.training import fit
 
 __all__ = [
+    "FenchelYoung",
+    "Implicit",
     "Amortisation",
     "InferenceNetwork",
+    "BoundedLikelihood",
+    "ContrastiveDivergence",
+    "ExpectationMaximisation",
     "Loss",
     "LossValue",
     "NegativeLogLikelihood",
+    "NoiseContrastiveEstimation",
     "Perceptron",
+    "PerturbAndMap",
     "PseudoLikelihood",
+    "RatioMatching",
+    "ScoreMatching",
     "Seal",
+    "PersistentContrastiveDivergence",
+    "SampledLikelihood",
     "Setting",
     "SoftmaxMargin",
     "StructuredHinge",
     "TrainingEvent",
     "TrainingOptions",
     "TrainingTrace",
+    "Unrolled",
     "fit",
     "resolve_device",
 ]

@@ -24,6 +24,7 @@ from ebmstruct.inference.descent.simplex_descent import (
     step_simplex,
 )
 from ebmstruct.inference.pacing import punctual
+from ebmstruct.inference.penalties import penalised
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Status
 from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import clamped, open_continuous, starting_point
