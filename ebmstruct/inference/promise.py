@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ebmstruct.graph import BlockFactor, Discrete, FactorGraph
 from ebmstruct.graph.relaxation import relaxation_refusal
-from ebmstruct.inference.descent.penalty import penalised
 from ebmstruct.inference.descent.simplex_descent import RelaxedEnergy
+from ebmstruct.inference.penalties import penalised
 from ebmstruct.inference.smooth_energy import clamped
 
 

@@ -12,7 +12,6 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, FactorGraph, ResidualFactor
 from ebmstruct.graph.relaxation import relaxation_refusal
 from ebmstruct.inference.descent.multi_start import best_start, of_start, values_of_start
-from ebmstruct.inference.descent.penalty import penalised
 from ebmstruct.inference.descent.rounding import conditional_rounding
 from ebmstruct.inference.descent.simplex_descent import (
     RelaxedEnergy,

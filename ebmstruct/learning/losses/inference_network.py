@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph
 from ebmstruct.graph.relaxation import relaxation_refusal
-from ebmstruct.inference.descent.penalty import penalised
+from ebmstruct.inference.penalties import penalised
 from ebmstruct.learning.losses.base import (
     Latent,
     Loss,
