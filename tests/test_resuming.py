@@ -178,7 +178,7 @@ def test_a_state_that_cannot_be_kept_is_told_at_once() -> None:
 
 
 def test_settled_is_what_comes_back(tmp_path: Path) -> None:
-    """A tree that is settled equals what a checkpoint gives back, in types and memory order; what is so is not copied."""
+    """A tree that is settled equals what a checkpoint gives back, in types, memory order and sharing; what is so is not copied."""
     base = torch.arange(12.0).reshape(3, 4)
     tree = settled(
         {"t": base.t(), "part": base[1:], "whole": base, "pair": (1, "x"), "grad": base.requires_grad_() * 2}
@@ -188,8 +188,13 @@ def test_settled_is_what_comes_back(tmp_path: Path) -> None:
     assert back["pair"] == [1, "x"] == tree["pair"]
     assert all(torch.equal(back[k], tree[k]) and back[k].stride() == tree[k].stride() for k in ("t", "part", "grad"))
     assert torch.equal(whole, base) and torch.equal(part, base[1:]) and not tree["grad"].requires_grad
-    plain = torch.zeros(3)
-    assert settled([plain])[0].data_ptr() == plain.data_ptr()
+    buffer = torch.zeros(3)
+    twice = settled([buffer, {"same": buffer}])
+    assert twice[0] is buffer and twice[1]["same"] is buffer
+    save_tree(tmp_path / "t", twice)
+    first, second = load_tree(tmp_path / "t")
+    first.fill_(1.0)
+    assert torch.equal(second["same"], torch.ones(3))
 
 
 def test_a_checkpoint_is_fsynced_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
