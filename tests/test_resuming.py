@@ -178,7 +178,7 @@ def test_a_state_that_cannot_be_kept_is_told_at_once() -> None:
 
 
 def test_settled_is_what_comes_back(tmp_path: Path) -> None:
-    """A tree that is settled equals what a checkpoint gives back, in types, memory order and sharing; what is so is not copied."""
+    """A settled tree is what a checkpoint gives back, in types, memory order and sharing; one that is so is not copied."""
     base = torch.arange(12.0).reshape(3, 4)
     tree = settled(
         {"t": base.t(), "part": base[1:], "whole": base, "pair": (1, "x"), "grad": base.requires_grad_() * 2}
