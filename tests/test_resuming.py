@@ -242,14 +242,14 @@ def kills() -> Any:
 def test_kill_and_resume(tmp_path: Path) -> None:
     """SIGKILL at two random moments, then --resume: weights, metrics, predictions, traces, report as if never killed."""
     module = kills()
-    outcome = module.try_kills(module.RUN, 2, tmp_path, seed=3)
+    outcome = module.try_kills(module.PERSISTENT, 2, tmp_path, seed=3)
     assert outcome.differences == () and outcome.same == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["run", "fit"])
+@pytest.mark.parametrize("way", ["RUN", "PERSISTENT", "FITTING"])
 def test_kill_and_resume_twenty_times(way: str, tmp_path: Path) -> None:
     """The same at 20 random moments, some within the write of a checkpoint, by the command and by fit: 20 of 20."""
     module = kills()
-    outcome = module.try_kills(module.RUN if way == "run" else module.FITTING, 20, tmp_path)
+    outcome = module.try_kills(getattr(module, way), 20, tmp_path)
     assert outcome.differences == () and outcome.same == 20
