@@ -1,7 +1,7 @@
 """Kills a training process (SIGKILL) at random moments, resumes it, and compares all that it leaves with an unbroken run.
 
 ``python -m benchmarks.kills [KILLS]`` prints one row a way of training: ``ebmstruct run --resume`` with two losses, and
-``es.fit``. The task is the toy of the tests. One loss keeps chains and a buffer of 2 MB, which is written every three steps,
+``es.fit``. The task is the toy of the tests. One loss keeps chains and a buffer of 2 MB, written every three steps,
 so that many of the kills fall into a write; the other is persistent contrastive divergence.
 """
 
