@@ -60,6 +60,7 @@ _HOMES = {
         "MixedEnumeration",
         "Alternating",
         "AlphaExpansion",
+        "AmortisedInference",
         "AnnealedImportanceSampling",
         "Annealing",
         "BeliefPropagation",
@@ -86,7 +87,6 @@ _HOMES = {
         "LinearProgram",
         "MarginalElimination",
         "Langevin",
-        "LinearProgram",
         "MALA",
         "MarginalSearch",
         "Marginals",
@@ -106,28 +106,72 @@ _HOMES = {
         "SubgraphSearch",
         "Threshold",
         "Toulbar2",
-        "MixedEnumeration",
-        "Alternating",
         "SGLD",
         "UnderdampedLangevin",
         "VariableElimination",
         "bound_log_partition",
         "explain",
+        "gap_calibration",
         "log_partition",
         "marginals",
         "minimize",
         "sample",
     ),
-    "ebmstruct.energies": ("EnergyModel", "SumOfEnergies"),
+    "ebmstruct.energies": (
+        "Amortised",
+        "AttentionEnergy",
+        "BoltzmannMachine",
+        "ChainEnergy",
+        "ConvolutionalEnergy",
+        "EnergyModel",
+        "GaussianBoltzmannMachine",
+        "GraphNetworkEnergy",
+        "GridEnergy",
+        "LabelSetEnergy",
+        "MixtureEnergy",
+        "NodeGraph",
+        "ProductOfExperts",
+        "SecondOrderChainEnergy",
+        "SegmentEnergy",
+        "SkipChainEnergy",
+        "StudentTExpert",
+        "SumOfEnergies",
+        "TreeEnergy",
+        "graph_network",
+    ),
     "ebmstruct.learning": (
+        "ConcaveConvex",
+        "EnergyLoss",
+        "GeneralizedHinge",
+        "LogLoss",
+        "FenchelYoung",
+        "Implicit",
+        "Amortisation",
+        "InferenceNetwork",
+        "BoundedLikelihood",
+        "ContrastiveDivergence",
+        "ExpectationMaximisation",
         "Loss",
+        "LVQ2",
+        "MinimumClassificationError",
         "NegativeLogLikelihood",
+        "NoiseContrastiveEstimation",
         "Perceptron",
+        "PerturbAndMap",
         "PseudoLikelihood",
+        "RatioMatching",
+        "ScoreMatching",
+        "Seal",
+        "PersistentContrastiveDivergence",
+        "SampledLikelihood",
         "SoftmaxMargin",
+        "SquareExponential",
+        "SquareSquare",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "ValueMatching",
+        "Unrolled",
         "fit",
     ),
     "ebmstruct.extend": ("Example", "Schema", "Task", "hookimpl"),
@@ -138,8 +182,26 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
+    from ebmstruct.energies import Amortised as Amortised
+    from ebmstruct.energies import AttentionEnergy as AttentionEnergy
+    from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
+    from ebmstruct.energies import ChainEnergy as ChainEnergy
+    from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
+    from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
+    from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
+    from ebmstruct.energies import GridEnergy as GridEnergy
+    from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
+    from ebmstruct.energies import MixtureEnergy as MixtureEnergy
+    from ebmstruct.energies import NodeGraph as NodeGraph
+    from ebmstruct.energies import ProductOfExperts as ProductOfExperts
+    from ebmstruct.energies import SecondOrderChainEnergy as SecondOrderChainEnergy
+    from ebmstruct.energies import SegmentEnergy as SegmentEnergy
+    from ebmstruct.energies import SkipChainEnergy as SkipChainEnergy
+    from ebmstruct.energies import StudentTExpert as StudentTExpert
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
+    from ebmstruct.energies import TreeEnergy as TreeEnergy
+    from ebmstruct.energies import graph_network as graph_network
     from ebmstruct.errors import ConfigError as ConfigError
     from ebmstruct.errors import DataError as DataError
     from ebmstruct.errors import EbmstructError as EbmstructError
@@ -190,6 +252,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Adam as Adam
     from ebmstruct.inference import AlphaExpansion as AlphaExpansion
     from ebmstruct.inference import Alternating as Alternating
+    from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
@@ -237,18 +300,43 @@ if TYPE_CHECKING:
     from ebmstruct.inference import VariableElimination as VariableElimination
     from ebmstruct.inference import bound_log_partition as bound_log_partition
     from ebmstruct.inference import explain as explain
+    from ebmstruct.inference import gap_calibration as gap_calibration
     from ebmstruct.inference import log_partition as log_partition
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import LVQ2 as LVQ2
+    from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ConcaveConvex as ConcaveConvex
+    from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import EnergyLoss as EnergyLoss
+    from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
+    from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import Implicit as Implicit
+    from ebmstruct.learning import InferenceNetwork as InferenceNetwork
+    from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
+    from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
+    from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
+    from ebmstruct.learning import PerturbAndMap as PerturbAndMap
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
+    from ebmstruct.learning import RatioMatching as RatioMatching
+    from ebmstruct.learning import SampledLikelihood as SampledLikelihood
+    from ebmstruct.learning import ScoreMatching as ScoreMatching
+    from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import SquareExponential as SquareExponential
+    from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
+    from ebmstruct.learning import Unrolled as Unrolled
+    from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

@@ -25,8 +25,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:  # by name, for libraries that open the file themselves
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,6 +39,14 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+def sweep(path: Path) -> None:
+    """Take away what writes of this file, or of any file of this folder, left half-done when their process was killed."""
+    inside = path.is_dir()
+    for left in (path if inside else path.parent).glob(".*.tmp" if inside else f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def cannot_write(path: Path, error: OSError) -> RunFolderError:

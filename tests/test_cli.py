@@ -117,7 +117,8 @@ def test_plugins(toy: Path, install, capsys: pytest.CaptureFixture[str]) -> None
     assert "toy  (ebmstruct-toy 1.2)" in out and "toy.letters" in out and "RuntimeError: boom" in out
     assert main(["plugins", "--json"]) == 0
     lines = {line["prefix"]: line for line in json.loads(capsys.readouterr().out)}
-    assert lines["toy"]["offers"] == {"task": ["letters"], "energy": ["chain"]} and lines["toy"]["fault"] is None
+    offers = {"task": ["letters"], "energy": ["chain"], "loss": ["replay"]}
+    assert lines["toy"]["offers"] == offers and lines["toy"]["fault"] is None
     assert "boom" in lines["bad"]["fault"]
 
 

@@ -43,6 +43,7 @@ def test_a_run_is_complete(finished: Path) -> None:
     names = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
     assert names == {
         *("config.yaml", "schema.json", "schema.safetensors", "model.safetensors", "metrics.json", "trace.csv"),
+        "steps.csv",
         *("trace.jsonl", "environment.json", "data.json", "report.html", "run.log", "run.json"),
         *("predictions/dev.jsonl", "predictions/test.jsonl"),
     }

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ebmstruct.errors import ConfigError, DataError, PluginError, RunFolderError
-from ebmstruct.run.config import load_config, parse_config
+from ebmstruct.run.config import parse_config
+from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.runner import Progress, RunInterrupted, evaluate_run, run
 
 TASK = "task: {name: toy.letters, examples_count: 24}\ntrain: {epochs: 4}\n"
@@ -65,21 +62,31 @@ def test_stopped_and_resumed(toy: Path) -> None:
     assert not (config.output / "checkpoint.safetensors").exists()
 
 
-def test_killed_and_resumed(toy: Path) -> None:
-    """After kill -9 --resume reaches bit-identical weights and predictions."""
-    (toy / "t.yaml").write_text("task: {name: toy.letters, examples_count: 100}\ntrain: {epochs: 40}\n")
-    config = load_config(toy / "t.yaml")
-    whole = run(config.with_output("whole")).folder
-    command = [sys.executable, "-m", "ebmstruct", "run", "t.yaml", "--quiet", "--output", "killed"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    while not (toy / "killed" / "checkpoint.safetensors").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait(60)
-    assert not (toy / "killed" / "run.json").exists()
-    run(config.with_output("killed"), resume=True)
-    for file in SAME:
-        assert (whole / file).read_bytes() == (toy / "killed" / file).read_bytes(), file
+def test_killed_before_it_had_begun(toy: Path) -> None:
+    """A run that was killed while its folder was made is not there yet: the same command begins it, without --resume."""
+    config = parse_config(TASK, "t.yaml")
+    config.output.mkdir(parents=True)
+    for name in (".lock", "schema.json", "data.json", ".config.yaml.x.tmp"):
+        (config.output / name).write_text("{")
+    with pytest.raises(RunFolderError, match="run without --resume"):
+        run(config, resume=True)
+    folder = run(config).folder
+    assert (folder / "run.json").is_file() and not list(folder.glob(".*"))
+
+
+def test_killed_at_the_very_end(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its manifest a run is unfinished, still has its checkpoint, and is resumed without training again."""
+    config = parse_config(TASK, "t.yaml", ["train.trace_steps=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", lambda *arguments, **facts: None)
+        folder = run(config).folder
+    before = {name: (folder / name).read_bytes() for name in (*SAME, "trace.csv", "steps.csv")}
+    (folder / ".metrics.json.x.tmp").write_text("half")
+    steps: list[Progress] = []
+    run(config, resume=True, on_progress=steps.append)
+    assert not any(p.event for p in steps) and not list(folder.glob(".*.tmp"))
+    assert all((folder / name).read_bytes() == data for name, data in before.items())
+    assert (folder / "run.json").is_file() and not (folder / "checkpoint.safetensors").exists()
 
 
 def test_hostile_checkpoint(toy: Path) -> None:

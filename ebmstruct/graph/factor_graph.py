@@ -11,6 +11,7 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph.assignment import Assignment, Values
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factors import Factor
+from ebmstruct.graph.guess import Guess, check_guess, guess_under, joined_guess
 from ebmstruct.graph.topology import Topology
 from ebmstruct.graph.variables import Variables
 
@@ -18,10 +19,14 @@ from ebmstruct.graph.variables import Variables
 class FactorGraph:
     """The sum of factors over blocks of variables: a disjoint union of B instances, flat and ragged.
 
-    Immutable: ``condition``, ``add``, ``with_values`` and ``repeat`` return new graphs, which share what they can.
+    Immutable: ``condition``, ``add``, ``with_values``, ``repeat`` and ``select`` return new graphs, which share what they
+    can.
 
     evidence: what ``condition`` has clamped; sites keep their numbers, and energies count clamped values.
     constant: (B,) energies that depend on nothing, or None.
+    guess: what the energy model's own network proposes, or None: block name to weights (n, K) over the states of a
+    discrete block, rows of sum 1, or to values (n, d). Differentiable, no part of the energy; graphs made from this one
+    keep it, and evidence wins over it.
     """
 
     def __init__(
@@ -32,11 +37,15 @@ class FactorGraph:
         constant: Tensor | None = None,
         evidence: Assignment | None = None,
         topology: Topology | None = None,
+        guess: Guess | None = None,
     ) -> None:
         self.topology = Topology(variables, factors) if topology is None else topology
         self.factors = tuple(factors)
         self.constant = constant
         self.evidence = evidence
+        self.guess = None if guess is None else dict(guess)
+        if self.guess is not None:
+            check_guess(self.guess, self.topology.variables)
         if constant is not None and constant.shape != (self.num_instances,):
             raise GraphError(f"constant has shape {tuple(constant.shape)}; ({self.num_instances},) is needed")
 
@@ -151,12 +160,26 @@ class FactorGraph:
         self._check_evidence(fixed)
         if self.evidence is not None:
             fixed = self._merge(self.evidence, fixed)
-        return FactorGraph((), self.factors, constant=self.constant, evidence=fixed, topology=self.topology)
+        guess = None if self.guess is None else guess_under(self.guess, fixed, self.variables)
+        return FactorGraph(
+            (), self.factors, constant=self.constant, evidence=fixed, topology=self.topology, guess=guess
+        )
+
+    def with_guess(self, guess: Guess | None) -> FactorGraph:
+        """The graph with another first guess, as the evidence leaves it, or with none."""
+        if guess is not None and self.evidence is not None:
+            check_guess(guess, self.variables)
+            guess = guess_under(guess, self.evidence, self.variables)
+        return FactorGraph(
+            (), self.factors, constant=self.constant, evidence=self.evidence, topology=self.topology, guess=guess
+        )
 
     def add(self, *factors: Factor) -> FactorGraph:
         """The graph with more factors over the same blocks; energies add up."""
         blocks = tuple(self.variables.values())
-        return FactorGraph(blocks, (*self.factors, *factors), constant=self.constant, evidence=self.evidence)
+        return FactorGraph(
+            blocks, (*self.factors, *factors), constant=self.constant, evidence=self.evidence, guess=self.guess
+        )
 
     def with_values(self, values: Mapping[str, Tensor | Sequence[Tensor | None]]) -> FactorGraph:
         """The same topology with other values for the factors named: label to one tensor or to all value tensors."""
@@ -170,9 +193,11 @@ class FactorGraph:
             if factor.label in values:
                 given = values[factor.label]
                 factor = factor.with_values(*((given,) if isinstance(given, Tensor) else given))
-                factor.check(self.scope(factor))
+                factor.check_values(self.scope(factor))
             replaced.append(factor)
-        return FactorGraph((), replaced, constant=self.constant, evidence=self.evidence, topology=self.topology)
+        return FactorGraph(
+            (), replaced, constant=self.constant, evidence=self.evidence, topology=self.topology, guess=self.guess
+        )
 
     def repeat(self, times: int) -> FactorGraph:
         """``times`` copies of every instance, copy after copy (B * times instances); tables are not copied.
@@ -190,7 +215,30 @@ class FactorGraph:
         topology = self.topology.derive(
             ("repeat", times), lambda: Topology([v.repeat(times) for v in self.variables.values()], factors)
         )
-        return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology)
+        guess = None if self.guess is None else {n: g.repeat(times, 1) for n, g in self.guess.items()}
+        return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology, guess=guess)
+
+    def select(self, instances: Tensor) -> FactorGraph:
+        """The graph of some instances only, in the order given.
+
+        instances: (b,) long, each at most once. Values for its blocks are those at ``Variables.sites_of(instances)``.
+        Errors: GraphError where a factor cannot be taken apart.
+        """
+        blocks = {n: v.select(instances) for n, v in self.variables.items()}
+        factors = [f.select(instances, self.scope(f)) for f in self.factors]
+
+        def mine(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            found = {n: v[self.variables[n].sites_of(instances)] for n, v in part.items()}
+            # what has a column for each state has fewer where no instance chosen has the last states
+            return {
+                n: v[:, : blocks[n].discrete.largest] if v.dim() == 2 and isinstance(blocks[n].domain, Discrete) else v
+                for n, v in found.items()
+            }
+
+        evidence = None if self.evidence is None else Assignment(*(mine(part) for part in _parts(self.evidence)))
+        constant = None if self.constant is None else self.constant[instances]
+        guess = None if self.guess is None else mine(self.guess)
+        return FactorGraph(tuple(blocks.values()), factors, constant=constant, evidence=evidence, guess=guess)
 
     def to(self, device: torch.device | str) -> FactorGraph:
         """The graph with every tensor on ``device``."""
@@ -283,7 +331,8 @@ def union(graphs: Sequence[FactorGraph]) -> FactorGraph:
     if any(g.constant is not None for g in graphs):
         zeros = [torch.zeros(g.num_instances, dtype=torch.float64) for g in graphs]
         constant = torch.cat([z if g.constant is None else g.constant for g, z in zip(graphs, zeros, strict=True)])
-    return FactorGraph(blocks, factors, constant=constant)
+    guess = joined_guess([g.guess for g in graphs], {v.name: v for v in blocks})
+    return FactorGraph(blocks, factors, constant=constant, guess=guess)
 
 
 def _union_block(parts: Sequence[Variables]) -> Variables:

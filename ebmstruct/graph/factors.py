@@ -89,6 +89,10 @@ class Factor(ABC):
     def check(self, variables: Sequence[Variables]) -> None:  # noqa: B027 - nothing to check by default
         """Raise GraphError where shapes or indices do not fit the blocks."""
 
+    def check_values(self, variables: Sequence[Variables]) -> None:
+        """The same where only the values are new: structure that was checked before need not be looked at again."""
+        self.check(variables)
+
     def values(self) -> tuple[Tensor | None, ...]:
         """The value tensors, in the order of ``value_fields``."""
         return tuple(getattr(self, f) for f in self.value_fields)
@@ -105,6 +109,10 @@ class Factor(ABC):
     def repeat(self, times: int, variables: Sequence[Variables]) -> Factor:
         """The factor over blocks whose instances are ``times`` over."""
         raise GraphError(f"factor {self.label!r}: a {type(self).__name__} cannot be repeated")
+
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> Factor:
+        """The factor over the blocks of some instances (b,) only, in their order."""
+        raise GraphError(f"factor {self.label!r}: a {type(self).__name__} cannot be taken apart")
 
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> Factor:
         """One factor over the disjoint union of blocks; ``variables[i]`` are factor i's own, this one's first."""
@@ -166,6 +174,9 @@ class BlockFactor(Factor):
         inputs = tuple(x.repeat(times, *[1] * (x.dim() - 1)) for x in self.inputs)
         return dataclasses.replace(self, inputs=inputs)
 
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> BlockFactor:
+        return dataclasses.replace(self, inputs=tuple(x[instances] for x in self.inputs)) if self.inputs else self
+
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> BlockFactor:
         if any(o.function is not self.function or o.relaxed != self.relaxed for o in others):
             raise GraphError(f"factor {self.label!r}: a union needs the same function in every part")
@@ -208,6 +219,18 @@ def repeat_index(index: Tensor, times: int, variables: Sequence[Variables]) -> T
     sizes = torch.tensor([v.num_sites for v in variables], device=index.device)
     shift = torch.arange(times, device=index.device)[:, None] * sizes[:, None, None]
     return (index[:, None, :] + shift).reshape(index.shape[0], -1)
+
+
+def select_rows(index: Tensor, instances: Tensor, variables: Sequence[Variables]) -> tuple[Tensor, Tensor]:
+    """(r,) long, the rows that belong to some instances (b,), and (arity, r) their sites among those instances' own."""
+    places = []
+    for block in variables:
+        sites = block.sites_of(instances)
+        place = torch.full((block.num_sites,), -1, device=sites.device)
+        place[sites] = torch.arange(sites.numel(), device=sites.device)
+        places.append(place)
+    rows = (places[0][index[0]] >= 0).nonzero()[:, 0]
+    return rows, torch.stack([place[i[rows]] for place, i in zip(places, index, strict=True)])
 
 
 def states_of(values: Sequence[Tensor], slot: int, index: Tensor | None) -> Tensor:

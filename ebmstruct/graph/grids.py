@@ -134,6 +134,10 @@ class GridFactor(Factor):
             self, right=self.right.repeat(times), down=self.down.repeat(times), widths=self.widths.repeat(times)
         )
 
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> GridFactor:
+        sites = variables[0].sites_of(instances)
+        return dataclasses.replace(self, right=self.right[sites], down=self.down[sites], widths=self.widths[instances])
+
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> GridFactor:
         parts = (self, *others)
         if any(p.table is not self.table and not torch.equal(p.table, self.table) for p in parts):

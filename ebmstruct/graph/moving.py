@@ -30,7 +30,8 @@ def move(graph: FactorGraph, device: torch.device) -> FactorGraph:
     if graph.evidence is not None:
         e = graph.evidence
         evidence = Assignment(*({k: v.to(device) for k, v in p.items()} for p in (e.values, e.known, e.allowed)))
-    return FactorGraph(blocks, factors, constant=_moved(graph.constant, device), evidence=evidence)
+    guess = None if graph.guess is None else {n: g.to(device) for n, g in graph.guess.items()}
+    return FactorGraph(blocks, factors, constant=_moved(graph.constant, device), evidence=evidence, guess=guess)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

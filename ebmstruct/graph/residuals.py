@@ -13,7 +13,7 @@ from torch import Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.continuous import Continuous
-from ebmstruct.graph.factors import Factor, check_index, repeat_index
+from ebmstruct.graph.factors import Factor, check_index, repeat_index, select_rows
 from ebmstruct.graph.robust import RobustLoss
 from ebmstruct.graph.variables import Variables
 
@@ -130,6 +130,10 @@ class ResidualFactor(Factor):
     def repeat(self, times: int, variables: Sequence[Variables]) -> ResidualFactor:
         parameters = tuple(p.repeat(times, *[1] * (p.dim() - 1)) for p in self.parameters)
         return dataclasses.replace(self, index=repeat_index(self.index, times, variables), parameters=parameters)
+
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> ResidualFactor:
+        rows, index = select_rows(self.index, instances, variables)
+        return dataclasses.replace(self.with_rows(rows), index=index)
 
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> ResidualFactor:
         parts = (self, *others)

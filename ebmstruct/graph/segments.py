@@ -145,6 +145,11 @@ class SegmentFactor(Factor):
             return self
         return dataclasses.replace(self, segments=self.segments.repeat(times, 1, 1))
 
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> SegmentFactor:
+        if self.segments is None:
+            return self
+        return dataclasses.replace(self, segments=self.segments[variables[0].sites_of(instances)])
+
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> SegmentFactor:
         parts = (self, *others)
         for name in ("lengths", "transition", "start", "end", "states"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph.expectation import expected
-from ebmstruct.graph.factors import Factor, check_index, repeat_index, states_of, uniform_states
+from ebmstruct.graph.factors import Factor, check_index, repeat_index, select_rows, states_of, uniform_states
 from ebmstruct.graph.variables import Variables
 
 
@@ -142,12 +142,15 @@ class TableFactor(Factor):
         return self.tables[code]
 
     def check(self, variables: Sequence[Variables]) -> None:
-        if not self.tables.is_floating_point():
-            raise GraphError(f"factor {self.label!r}: tables must be floating point; found {self.tables.dtype}")
         if self.index is not None:
             check_index(self, self.index, variables)
         elif self.arity != 1:
             raise GraphError(f"factor {self.label!r}: a scope of {self.arity} blocks needs an index ({self.arity}, m)")
+        self.check_values(variables)
+
+    def check_values(self, variables: Sequence[Variables]) -> None:
+        if not self.tables.is_floating_point():
+            raise GraphError(f"factor {self.label!r}: tables must be floating point; found {self.tables.dtype}")
         if self.starts is None:
             self._check_dense(variables)
         else:
@@ -200,6 +203,16 @@ class TableFactor(Factor):
         return dataclasses.replace(
             flat, index=repeat_index(flat.index, times, variables), starts=flat.starts.repeat(times)
         )
+
+    def select(self, instances: Tensor, variables: Sequence[Variables]) -> TableFactor:
+        index = None
+        if self.index is None:
+            rows = variables[0].sites_of(instances)
+        else:
+            rows, index = select_rows(self.index, instances, variables)
+        if self.starts is not None:
+            return dataclasses.replace(self, index=index, starts=self.starts[rows])
+        return dataclasses.replace(self, tables=self.tables if self.shared else self.tables[rows], index=index)
 
     def concatenate(self, others: Sequence[Self], variables: Sequence[Sequence[Variables]]) -> TableFactor:
         parts = [f.flat(v) for f, v in zip((self, *others), variables, strict=True)]

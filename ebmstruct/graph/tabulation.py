@@ -67,7 +67,8 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
         )
         evidence = Assignment(*parts)
     topology = graph.topology.derive("tabulated", lambda: Topology(blocks, factors))
-    return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology)
+    guess = None if graph.guess is None else {n: g for n, g in graph.guess.items() if n in names}
+    return FactorGraph((), factors, constant=constant, evidence=evidence, topology=topology, guess=guess)
 
 
 def _with_evidence(graph: FactorGraph, y: Values) -> dict[str, Tensor]:

@@ -109,5 +109,21 @@ class Variables:
             domain = Discrete(domain.num_states.repeat(times))
         return Variables.of_lengths(self.name, domain, lengths)
 
+    def sites_of(self, instances: Tensor) -> Tensor:
+        """(s,) long: the sites of some instances (b,), one instance after another."""
+        lengths = self.lengths[instances]
+        begin = torch.repeat_interleave(self.offsets[:-1][instances], lengths)
+        ends = lengths.cumsum(0)
+        return (
+            begin + torch.arange(begin.numel(), device=begin.device) - torch.repeat_interleave(ends - lengths, lengths)
+        )
+
+    def select(self, instances: Tensor) -> Variables:
+        """The block of some instances (b,) only, in their order."""
+        domain = self.domain
+        if isinstance(domain, Discrete) and isinstance(domain.num_states, Tensor):
+            domain = Discrete(domain.num_states[self.sites_of(instances)])
+        return Variables.of_lengths(self.name, domain, self.lengths[instances])
+
     def __repr__(self) -> str:
         return f"Variables({self.name!r}, {self.domain}, {self.num_sites} sites in {self.num_instances} instances)"

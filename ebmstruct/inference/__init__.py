@@ -2,6 +2,7 @@
 
 from ebmstruct.inference.certificate import bound, witness_bound
 from ebmstruct.inference.choice import Choice
+from ebmstruct.inference.diagnostics.calibration import GapCalibration, gap_calibration
 from ebmstruct.inference.engine import bound_log_partition, certify, explain, log_partition, marginals, minimize, sample
 from ebmstruct.inference.portfolio import Entry, race
 from ebmstruct.inference.result import (
@@ -31,6 +32,7 @@ from ebmstruct.inference.solvers import (
     Adam,
     AlphaExpansion,
     Alternating,
+    AmortisedInference,
     AnnealedImportanceSampling,
     Annealing,
     AugmentedLagrangian,
@@ -73,6 +75,8 @@ from ebmstruct.inference.solvers import (
 from ebmstruct.inference.views.table_view import TableView, table_refusal, table_view
 
 __all__ = [
+    "GapCalibration",
+    "gap_calibration",
     "AugmentedLagrangian",
     "MirrorDescent",
     "CPSAT",
@@ -84,6 +88,7 @@ __all__ = [
     "MixedEnumeration",
     "Alternating",
     "AlphaExpansion",
+    "AmortisedInference",
     "AnnealedImportanceSampling",
     "Annealing",
     "Ask",

@@ -150,18 +150,20 @@ def sample(
     init: Assignment | None = None,
     budget: Budget | None = None,
     generator: Generator | None = None,
+    quiet: bool = False,
 ) -> Samples:
     """Draw ``num_samples`` assignments of each instance from exp(-E / temperature).
 
     init: where chains start; without it they start apart from each other.
     generator: the source of randomness; the same seed gives the same samples.
+    quiet: leave the warnings in the answer and out of the log, for whoever samples at every step of a training.
     Errors: SolverRefusal where no solver takes the graph.
     """
     query = Query(Ask.SAMPLE, temperature=temperature, num_samples=num_samples)
     with torch.no_grad():
         answer = _ask(graph, query, solver, init, budget, generator)
     assert isinstance(answer, Samples)
-    for sentence in answer.warnings:
+    for sentence in () if quiet else answer.warnings:
         logger.warning("%s: %s", answer.solver, sentence)
     return answer
 

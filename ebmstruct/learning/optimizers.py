@@ -81,15 +81,20 @@ def _move_rows(weight: Tensor, total: Tensor, group: dict[str, Any]) -> None:
     total.index_copy_(0, rows, sums)
 
 
-def _distinct_rows(gradient: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows and values of a sparse gradient, each row once.
+def each_row_once(gradient: Tensor) -> bool:
+    """Whether the rows of a sparse gradient are distinct.
 
     Autograd loses the mark that a tensor is coalesced; ascending rows show that it is, which is far cheaper to see
     than to sort them again.
     """
-    assert gradient is not None
     rows = gradient._indices()[0]
-    if gradient.sparse_dim() == 1 and bool((rows[1:] > rows[:-1]).all()):
-        return rows, gradient._values()
+    return gradient.sparse_dim() == 1 and bool((rows[1:] > rows[:-1]).all())
+
+
+def _distinct_rows(gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows and values of a sparse gradient, each row once."""
+    assert gradient is not None
+    if each_row_once(gradient):
+        return gradient._indices()[0], gradient._values()
     gradient = gradient.coalesce()
     return gradient.indices()[0], gradient.values()

@@ -1,16 +1,17 @@
-"""Optimisers, step-size schedules and weight averages, made from the training options."""
+"""Optimisers, step-size schedules, weight averages and gradient norms, made from the training options."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebmstruct.energies.sparse import SparseLinear
-from ebmstruct.learning.optimizers import RowAdaGrad
+from ebmstruct.learning.optimizers import RowAdaGrad, each_row_once
 from ebmstruct.learning.options import TrainingOptions
 
 
@@ -93,37 +94,54 @@ def rate_at(done: float, options: TrainingOptions) -> float:
         return options.lr * (low + (1 - low) * left)
     if options.schedule == "cosine":
         return options.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (1 - left))))
+    if options.schedule == "inverse_sqrt":
+        return options.lr * max(low, math.sqrt(options.warmup / done))
     return options.lr
 
 
 class Averager:
-    """The running mean of a model's floating-point weights over steps (Polyak and Juditsky 1992)."""
+    """The running mean of a model's floating-point weights over steps.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.weights = [p for p in model.parameters() if p.is_floating_point()]
+    decay: none: all steps count the same (Polyak and Juditsky 1992). Else the newest weights count at least 1 - decay: an
+    exponential moving average, which starts as the plain mean of the first 1 / (1 - decay) steps and so owes nothing to
+    the weights of the beginning. Buffers (running statistics of a normalisation) are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, decay: float | None = None) -> None:
+        self.weights = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         self.mean = [p.detach().clone() for p in self.weights]
+        self.least = 0.0 if decay is None else 1.0 - decay
         self.count = 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Count the present weights in."""
         self.count += 1
+        part = max(self.least, 1.0 / self.count)
         for mean, weight in zip(self.mean, self.weights, strict=True):
-            mean.lerp_(weight, 1.0 / self.count)
+            mean.lerp_(weight, part)
 
-    @torch.no_grad()
-    def swap_in(self) -> list[Tensor]:
-        """Put the mean in the model; returns the weights that were there."""
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """The mean is in the model, and what was there comes back; without a step counted nothing changes."""
+        if not self.count:
+            yield
+            return
         kept = [w.detach().clone() for w in self.weights]
-        for weight, mean in zip(self.weights, self.mean, strict=True):
-            weight.copy_(mean)
-        return kept
+        self.put_in()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in zip(self.weights, kept, strict=True):
+                    weight.copy_(value)
 
     @torch.no_grad()
-    def swap_back(self, kept: Sequence[Tensor]) -> None:
-        """Put back what ``swap_in`` returned."""
-        for weight, value in zip(self.weights, kept, strict=True):
-            weight.copy_(value)
+    def put_in(self) -> None:
+        """Leave the mean in the model for good; without a step counted nothing changes."""
+        if self.count:
+            for weight, mean in zip(self.weights, self.mean, strict=True):
+                weight.copy_(mean)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -135,3 +153,39 @@ class Averager:
         self.count = int(state["count"])
         for mean, value in zip(self.mean, state["mean"], strict=True):
             mean.copy_(value)
+
+
+def gradient_norm(model: nn.Module, clip: float | None) -> float:
+    """The norm of the gradient of all parameters, which is scaled down to ``clip`` where it is larger."""
+    gradients = [_whole(p) for p in model.parameters() if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = float(torch.stack([g.norm() for g in gradients]).norm())
+    if clip is not None and norm > clip:
+        for g in gradients:
+            g.mul_(clip / norm)
+    return norm
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """The entries of a gradient; those of a sparse one with every row once, as a sum of several batches has not."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if not gradient.is_sparse:
+        return gradient
+    if not each_row_once(gradient):
+        parameter.grad = gradient = gradient.coalesce()
+    return gradient._values()
+
+
+def decay_penalty(model: nn.Module, weight_decay: float) -> float:
+    """0.5 * weight_decay * |w|^2, whose gradient is added to the parameters' own."""
+    if not weight_decay:
+        return 0.0
+    total = 0.0
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.add_(p, alpha=weight_decay)
+                total += 0.5 * weight_decay * float(p.square().sum())
+    return total

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from ebmstruct.energies import EnergyModel, Inputs
-from ebmstruct.errors import ConfigError, DataError, RunFolderError, TrainingDiverged
+from ebmstruct.errors import ConfigError, DataError, TrainingDiverged
 from ebmstruct.graph import Assignment, Factor, FactorGraph
 from ebmstruct.inference import Solver
-from ebmstruct.learning.checkpoint import load_tree, save_tree
-from ebmstruct.learning.losses import Loss
-from ebmstruct.learning.optimizing import Averager, make_optimizer, rate_at
+from ebmstruct.learning.losses import Loss, LossValue
+from ebmstruct.learning.optimizing import Averager, decay_penalty, gradient_norm, make_optimizer, rate_at
 from ebmstruct.learning.options import TrainingOptions
+from ebmstruct.learning.precision import Forward, Weights, resolve_device
+from ebmstruct.learning.snapshot import Checkpoints, Standing
+from ebmstruct.learning.tensorboard import EventFiles, require_tensorboard
+from ebmstruct.learning.tracing import STEPS_FILE, StepTrace, Sums, TrainingEvent, TrainingTrace
+
+__all__ = ["Pair", "Teacher", "TrainingEvent", "TrainingTrace", "fit", "resolve_device"]
 
 log = logging.getLogger(__name__)
+
+_PIECE = 1024
+"""Examples whose gradients L-BFGS gathers at a time."""
 
 
 class Pair(Protocol):
@@ -43,29 +51,6 @@ class Teacher(Protocol):
     def cost(self, graph: FactorGraph, target: Assignment, schema: Any) -> Sequence[Factor]: ...
 
 
-@dataclass(frozen=True)
-class TrainingEvent:
-    """One step of the training, for whoever shows progress. Epochs and steps count from 1."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    gradient_norm: float
-    examples_per_s: float
-    eta_s: float
-
-
-@dataclass
-class TrainingTrace:
-    """What training was like: one mapping of numbers an epoch, and the epoch whose weights were kept."""
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: float = float("-inf")
-
-
 def fit(
     model: EnergyModel,
     task: Teacher,
@@ -79,44 +64,35 @@ def fit(
     metric: str | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    traces: Path | None = None,
     on_event: Callable[[TrainingEvent], None] | None = None,
 ) -> TrainingTrace:
     """Train a model in place on examples whose outputs are known, at least in part.
 
-    evaluate: called with the model as it would be saved; its ``metric`` (more is better) chooses the epoch to keep.
-    checkpoint: a file written after each epoch; with ``resume`` training goes on from it, to the same result as if it
-    had never stopped.
-    Errors: TrainingDiverged where a loss or gradient stops being finite; ConfigError for a device that is not there.
+    evaluate: called with the model as it would be saved; its ``metric`` (more is better) chooses the epoch to keep, and
+    without one the training loss does.
+    checkpoint: a file written after each epoch and within long ones; with ``resume`` training goes on from it, to the same
+    result as if it had never stopped.
+    traces: a folder for ``steps.csv``, and for TensorBoard's files where the options ask for them.
+    Errors: TrainingDiverged where a loss, a gradient or weights stop being finite; ConfigError for a device or a library
+    that is not there, and where ``evaluate`` does not give the metric.
     """
-    run = _Training(model, task, schema, train, loss, options or TrainingOptions(), solver, on_event)
+    run = _Training(model, task, schema, train, loss, options or TrainingOptions(), solver)
     threads = torch.get_num_threads()
     noise = torch.default_generator.get_state()
     torch.set_num_threads(min(run.options.threads, os.cpu_count() or 1))
-    try:
-        return run.go(evaluate, metric, checkpoint, resume)
-    finally:
-        torch.set_num_threads(threads)
-        torch.default_generator.set_state(noise)
-
-
-def resolve_device(name: str, place: str = "train.device") -> torch.device:
-    """The device of that name; ConfigError, naming those there are, where this machine has none such.
-
-    place: what the message calls the setting.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises differs from device to device
-        there = ["cpu"]
-        there += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        there += ["mps"] if torch.backends.mps.is_available() else []
-        raise ConfigError([f"{place}: {name!r} was asked for; this machine has {', '.join(there)}"]) from None
-    return device
+    with contextlib.ExitStack() as closing:
+        closing.callback(torch.default_generator.set_state, noise)
+        closing.callback(torch.set_num_threads, threads)
+        if run.options.precision == "float64":
+            closing.callback(Weights.doubled(model).put_back, model)
+        run.begin(checkpoint, resume)
+        run.watch(traces, on_event, closing)
+        return run.go(evaluate, metric)
 
 
 class _Training:
-    """The state of one call of ``fit``."""
+    """One call of ``fit``."""
 
     def __init__(
         self,
@@ -127,246 +103,230 @@ class _Training:
         loss: Loss,
         options: TrainingOptions,
         solver: Solver | None,
-        on_event: Callable[[TrainingEvent], None] | None,
     ) -> None:
         self.model, self.task, self.schema, self.loss, self.options = model, task, schema, loss, options
-        self.solver, self.on_event = solver, on_event
+        self.solver = solver
         if not train:
             raise DataError("there is no example to train on; at least one is needed")
+        if options.tensorboard:
+            require_tensorboard()
         self.device = resolve_device(options.device)
         model.to(self.device)
         model.train()
         self.inputs: Inputs = model.prepare([e.x for e in train])
         self.ys = [e.y for e in train]
-        self.optimizer = make_optimizer(model, options)
-        self.averager = Averager(model) if options.average is not None else None
-        full_batch = options.optimizer == "lbfgs"
-        self.batch_size = len(train) if full_batch else min(options.batch_size, max(1, len(train)))
-        self.steps = 1 if full_batch else -(-len(train) // self.batch_size)
-        self.trace = TrainingTrace()
-        self.best_weights: dict[str, Tensor] | None = None
-        self.epoch = 0
-        self.state: Any = None
+        self.forward = Forward(model, options.precision, self.device)
+        self.full_batch = options.optimizer == "lbfgs"
+        self.batch_size = len(train) if self.full_batch else min(options.batch_size, len(train))
+        self.step_size = len(train) if self.full_batch else min(options.batch_size * options.accumulate, len(train))
+        self.steps = -(-len(train) // self.step_size)
         self.noise = torch.Generator()
         self.done = 0.0
 
-    def go(
-        self,
-        evaluate: Callable[[], Mapping[str, float]] | None,
-        metric: str | None,
-        checkpoint: Path | None,
-        resume: bool,
-    ) -> TrainingTrace:
-        if resume and checkpoint is not None and checkpoint.exists():
-            self._restore(load_tree(checkpoint), checkpoint)
-            log.info("resuming after epoch %d of %d", self.epoch, self.options.epochs)
-        while self.epoch < self.options.epochs and not self._out_of_patience():
-            row = self._train_epoch()
-            self._evaluate(row, evaluate, metric)
-            self.trace.epochs.append(row)
-            if checkpoint is not None:
-                save_tree(checkpoint, self._snapshot())
-            log.info("epoch %d of %d: %s", self.epoch, self.options.epochs, _told(row))
-        self._finish()
-        return self.trace
+    def begin(self, checkpoint: Path | None, resume: bool) -> None:
+        """Stand at the beginning, or where the checkpoint does."""
+        o = self.options
+        averager = Averager(self.model, o.ema) if o.average is not None or o.ema is not None else None
+        self.at = Standing(self.model, make_optimizer(self.model, o), averager)
+        self.checkpoints = Checkpoints(checkpoint, o, {"examples": len(self.ys), "loss": self.loss.name})
+        if resume and self.checkpoints.resume(self.at):
+            log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
 
-    def _train_epoch(self) -> dict[str, float]:
+    def watch(
+        self, traces: Path | None, on_event: Callable[[TrainingEvent], None] | None, closing: contextlib.ExitStack
+    ) -> None:
+        """Open what is told of the training, for the steps that follow."""
+        self.on_event, self.step_trace, self.event_files = on_event, None, None
+        self.begun, self.begun_at = time.monotonic(), self._steps_done
+        if traces is not None and self.options.trace_steps is not None:
+            self.step_trace = StepTrace(traces / STEPS_FILE, self._steps_done)
+            closing.callback(self.step_trace.close)
+        if traces is not None and self.options.tensorboard:
+            self.event_files = EventFiles(traces, self._steps_done)
+            closing.callback(self.event_files.close)
+
+    @property
+    def _steps_done(self) -> int:
+        return self.at.epoch * self.steps + self.at.step
+
+    def go(self, evaluate: Callable[[], Mapping[str, float]] | None, metric: str | None) -> TrainingTrace:
+        """Train until the epochs or the patience are over, and leave the model as it is to be kept."""
+        if evaluate is None and self.options.patience is not None:
+            log.warning("train.patience has no effect: there is nothing to evaluate on between epochs")
+        while not self._over():
+            self._train_epoch()
+            self._end_epoch(evaluate, metric)
+            if self.checkpoints.due_after_epoch(over=self._over()):
+                self.checkpoints.write(self.at)
+        if self.at.best_weights is not None:
+            self.model.load_state_dict(self.at.best_weights)
+        elif self.at.averager is not None:
+            self.at.averager.put_in()
+        self.model.eval()
+        return self.at.trace
+
+    def _over(self) -> bool:
+        """Whether the last epoch is done, or the last evaluation came too long after the best one."""
+        trace, patience = self.at.trace, self.options.patience
+        waited = patience is not None and trace.best_epoch > 0 and trace.evaluated - trace.best_epoch >= patience
+        return waited or self.at.epoch >= self.options.epochs
+
+    def _train_epoch(self) -> None:
+        """The steps of an epoch that are still to do."""
+        at = self.at
         self.model.train()
-        wall, cpu = time.perf_counter(), time.process_time()
-        order = torch.randperm(len(self.ys), generator=_seeded(self.options.seed, self.epoch)).tolist()
-        total, norms = 0.0, 0.0
-        for step in range(self.steps):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            self._set_rate(step)
-            self._seed_noise(step)
-            value, norm = self._full_step() if self.options.optimizer == "lbfgs" else self._step(batch)
-            total += value
-            norms += norm
-            if self.averager is not None and self.epoch >= (self.options.average or 0):
-                self.averager.update()
-            self._tell(step, value / max(1, len(batch)), norm, (step + 1) / (time.perf_counter() - wall))
-        self.epoch += 1
-        seconds, spent = time.perf_counter() - wall, time.process_time() - cpu
-        return {
-            "epoch": float(self.epoch),
-            "loss": total / max(1, len(self.ys)),
-            "gradient_norm": norms / max(1, self.steps),
-            "seconds": seconds,
-            "cpu_seconds": spent,
-        }
+        order = torch.randperm(len(self.ys), generator=_seeded(self.options.seed, at.epoch)).tolist()
+        while at.step < self.steps:
+            wall, cpu = time.perf_counter(), time.process_time()
+            self._set_rate()
+            self._seed_noise(at.step)
+            chosen = order[at.step * self.step_size : (at.step + 1) * self.step_size]
+            figures = self._full_step() if self.full_batch else self._step(chosen)
+            if at.averager is not None and at.epoch >= (self.options.average or 0):
+                at.averager.update()
+            figures.seconds, figures.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+            at.sums.add(figures)
+            at.step += 1
+            self._tell(figures)
+            if self.checkpoints.due(self._steps_done):
+                self.checkpoints.write(at)
 
-    def _losses(self, positions: Sequence[int]) -> Tensor:
-        """(B,) losses of some examples."""
-        graph = self.model(self.inputs.select(positions))
+    def _end_epoch(self, evaluate: Callable[[], Mapping[str, float]] | None, metric: str | None) -> None:
+        at = self.at
+        self.checkpoints.check_finite(at)
+        row = at.sums.row(at.epoch + 1)
+        self._seed_noise(self.steps)
+        self._evaluate(row, evaluate, metric)
+        at.trace.epochs.append(row)
+        at.epoch, at.step, at.sums = at.epoch + 1, 0, Sums()
+        log.info("epoch %d of %d: %s", at.epoch, self.options.epochs, _told(row))
+        if self.event_files is not None:
+            self.event_files.epoch(self._steps_done, row)
+
+    def _losses(self, positions: Sequence[int], figures: Sums) -> LossValue:
+        """The losses of some examples, counted in the figures."""
+        graph = self.forward(self.inputs.select(positions))
         target = self.task.encode([self.ys[i] for i in positions], graph, self.schema)
-        cost = self.task.cost(graph, target, self.schema)
         found = self.loss(
             graph,
             target,
-            cost=cost,
+            cost=self.task.cost(graph, target, self.schema),
             solver=self.solver,
             generator=self.noise,
-            state=self.state,
+            state=self.at.loss_state,
             examples=positions,
             done=self.done,
         )
-        self.state = found.state
-        return found.value
+        self.at.keep(found.state, self.loss.name)
+        figures.count(found)
+        return found
 
-    def _step(self, batch: Sequence[int]) -> tuple[float, float]:
-        """One minibatch step: the sum of losses and the norm of the gradient of their mean."""
-        self.optimizer.zero_grad(set_to_none=True)
-        value = self._losses(batch).sum()
-        (value / len(batch)).backward()
-        norm = _gradient_norm(self.model, self.options.clip)
-        total = float(value.detach())
-        self._check_finite(total, norm)
-        self.optimizer.step()
-        return total, norm
+    def _step(self, chosen: Sequence[int]) -> Sums:
+        """One step along the gradient of the mean loss of the examples chosen, taken batch by batch."""
+        figures = Sums(steps=1)
+        self.at.optimizer.zero_grad(set_to_none=True)
+        for begin in range(0, len(chosen), self.batch_size):
+            found = self._losses(chosen[begin : begin + self.batch_size], figures)
+            (found.value.sum() / len(chosen)).backward()
+        figures.gradient_norm = gradient_norm(self.model, self.options.clip)
+        self._check_finite(figures)
+        self.at.optimizer.step()
+        return figures
 
-    def _full_step(self) -> tuple[float, float]:
+    def _full_step(self) -> Sums:
         """One outer step of L-BFGS over all examples, gathered in pieces."""
-        first: list[float] = []
+        evaluations: list[Sums] = []
+        state = self.at.loss_state
 
         def closure() -> float:
-            self._seed_noise(0)  # the line search needs one function, not a new one at each call
-            self.optimizer.zero_grad(set_to_none=True)
-            total = 0.0
-            for begin in range(0, len(self.ys), 1024):
-                value = self._losses(range(begin, min(begin + 1024, len(self.ys)))).sum()
-                (value / len(self.ys)).backward()
-                total += float(value.detach())
-            penalty = _penalty(self.model, self.options.weight_decay)
-            first.append(total)
-            return total / len(self.ys) + penalty
+            # the line search needs one function, not a new one at each call: the same noise, the same chains, and a copy
+            # of them, since a loss may change its buffer in place
+            self._seed_noise(0)
+            self.at.loss_state = copy.deepcopy(state)
+            self.at.optimizer.zero_grad(set_to_none=True)
+            figures = Sums(steps=1)
+            for begin in range(0, len(self.ys), _PIECE):
+                found = self._losses(range(begin, min(begin + _PIECE, len(self.ys))), figures)
+                (found.value.sum() / len(self.ys)).backward()
+            evaluations.append(figures)
+            return figures.loss / len(self.ys) + decay_penalty(self.model, self.options.weight_decay)
 
-        self.optimizer.step(closure)
-        norm = _gradient_norm(self.model, None)
-        self._check_finite(first[-1], norm)
-        return first[-1], norm
+        self.at.optimizer.step(closure)
+        figures = evaluations[-1]
+        figures.gradient_norm = gradient_norm(self.model, None)
+        self._check_finite(figures)
+        return figures
 
-    def _check_finite(self, value: float, norm: float) -> None:
-        if value != value or abs(value) == float("inf") or norm != norm or norm == float("inf"):
+    def _check_finite(self, figures: Sums) -> None:
+        value, norm = figures.loss, figures.gradient_norm
+        if not (abs(value) < float("inf") and norm < float("inf")):
+            hint = " An infinite loss means that a target is forbidden by the energy's hard constraints."
             raise TrainingDiverged(
-                f"epoch {self.epoch + 1}: the loss is {value} and the gradient's norm {norm}; try a smaller train.lr or "
-                "train.clip. An infinite loss means that a target is forbidden by the energy's hard constraints"
+                f"epoch {self.at.epoch + 1}: the loss is {value} and the gradient's norm {norm}; try a smaller train.lr or "
+                f"train.clip.{hint if value == float('inf') else ''} {self.checkpoints.last_good()}"
             )
 
     def _seed_noise(self, step: int) -> None:
-        """Seed what dropout layers draw from, for this step alone, so that a resumed run draws the same.
+        """Seed what dropout layers and losses draw from, for this step alone, so that a resumed run draws the same.
 
         The CPU's generator directly: ``torch.manual_seed`` also visits devices that are not there, at 0.4 ms a call.
         """
-        seed = _mixed(self.options.seed, self.epoch, step)
+        seed = _mixed(self.options.seed, self.at.epoch, step)
         self.noise.manual_seed(_mixed(seed, 1))
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.manual_seed(seed)
 
-    def _set_rate(self, step: int) -> None:
-        self.done = done = (self.epoch * self.steps + step) / max(1, self.options.epochs * self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(done, self.options) * group.get("scale", 1.0)
+    def _set_rate(self) -> None:
+        self.done = self._steps_done / (self.options.epochs * self.steps)
+        for group in self.at.optimizer.param_groups:
+            group["lr"] = rate_at(self.done, self.options) * group.get("scale", 1.0)
 
-    def _tell(self, step: int, loss: float, norm: float, steps_per_s: float) -> None:
-        if self.on_event is None:
+    def _tell(self, figures: Sums) -> None:
+        """Tell whoever watches of the step that has just been made."""
+        done, every = self._steps_done, self.options.trace_steps
+        written = every is not None and done % every == 0
+        if self.on_event is None and not written:
             return
-        left = (self.options.epochs - self.epoch) * self.steps - step - 1
-        examples = steps_per_s * self.batch_size
-        self.on_event(
-            TrainingEvent(
-                self.epoch + 1, self.options.epochs, step + 1, self.steps, loss, norm, examples, left / steps_per_s
-            )
+        pace = (time.monotonic() - self.begun) / (done - self.begun_at)
+        event = TrainingEvent(
+            self.at.epoch + 1,
+            self.options.epochs,
+            self.at.step,
+            self.steps,
+            figures.loss / figures.examples,
+            figures.gradient_norm,
+            self.at.sums.examples / max(self.at.sums.seconds, 1e-9),
+            (self.options.epochs * self.steps - done) * pace,
+            figures.energy_correct,
+            figures.energy_incorrect,
+            figures.margin,
+            rate_at(self.done, self.options),
         )
+        if written and self.step_trace is not None:
+            self.step_trace.write(done, event)
+        if written and self.event_files is not None:
+            self.event_files.step(done, event)
+        if self.on_event is not None:
+            self.on_event(event)
 
     def _evaluate(
         self, row: dict[str, float], evaluate: Callable[[], Mapping[str, float]] | None, metric: str | None
     ) -> None:
-        last = self.epoch == self.options.epochs
-        if evaluate is None or (self.epoch % self.options.evaluate_every and not last):
+        at, epoch = self.at, self.at.epoch + 1
+        if evaluate is None or (epoch % self.options.evaluate_every and epoch != self.options.epochs):
             return
         self.model.eval()
-        averaging = self.averager if self.averager is not None and self.averager.count else None
-        kept = averaging.swap_in() if averaging else None
-        row.update(evaluate())
-        score = row.get(metric or "", -row["loss"])
-        if score > self.trace.best:
-            self.trace.best, self.trace.best_epoch = score, self.epoch
-            if self.options.keep_best:
-                self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        if averaging and kept is not None:
-            averaging.swap_back(kept)
-
-    def _out_of_patience(self) -> bool:
-        since = self.epoch - self.trace.best_epoch
-        return self.options.patience is not None and self.trace.best_epoch > 0 and since >= self.options.patience
-
-    def _finish(self) -> None:
-        if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
-        elif self.averager is not None and self.averager.count:
-            self.averager.swap_in()
-        self.model.eval()
-
-    def _snapshot(self) -> dict[str, Any]:
-        return {
-            "options": asdict(self.options),
-            "examples": len(self.ys),
-            "epoch": self.epoch,
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.averager is None else self.averager.state(),
-            "best_weights": self.best_weights,
-            "trace": [self.trace.epochs, self.trace.best_epoch, self.trace.best],
-            "state": self.state,
-        }
-
-    def _restore(self, saved: Any, path: Path) -> None:
-        try:
-            here = {**asdict(self.options), "epochs": 0}
-            there = {**saved["options"], "epochs": 0}
-            if here != there or saved["examples"] != len(self.ys):
-                changed = [k for k in here if here[k] != there.get(k)] or ["the number of training examples"]
-                raise RunFolderError(
-                    f"{path}: cannot resume, since {', '.join(changed)} differ from the run that was stopped; start anew "
-                    "without --resume"
-                )
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            if self.averager is not None:
-                self.averager.load(saved["average"])
-            self.best_weights = saved["best_weights"]
-            self.trace = TrainingTrace(saved["trace"][0], saved["trace"][1], saved["trace"][2])
-            self.epoch, self.state = saved["epoch"], saved["state"]
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as fault:
-            raise RunFolderError(
-                f"{path}: the checkpoint does not fit this model ({type(fault).__name__}: {fault}); delete it to start anew"
-            ) from None
-
-
-def _gradient_norm(model: EnergyModel, clip: float | None) -> float:
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients:
-        return 0.0
-    norms = torch.stack([(g._values() if g.is_sparse else g).norm() for g in gradients])
-    norm = float(norms.norm())
-    if clip is not None and norm > clip:
-        for g in gradients:
-            (g._values() if g.is_sparse else g).mul_(clip / norm)
-    return norm
-
-
-def _penalty(model: EnergyModel, weight_decay: float) -> float:
-    """0.5 * weight_decay * |w|^2, whose gradient is added to the parameters' own."""
-    if not weight_decay:
-        return 0.0
-    total = 0.0
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.grad is not None:
-                p.grad.add_(p, alpha=weight_decay)
-                total += 0.5 * weight_decay * float(p.square().sum())
-    return total
+        with at.averager.shown() if at.averager is not None else contextlib.nullcontext():
+            row.update(evaluate())
+            if metric is not None and metric not in row:
+                raise ConfigError([f"the evaluation gives no metric {metric!r}; it gives {', '.join(row)}"])
+            score = -row["loss"] if metric is None else row[metric]
+            at.trace.evaluated = epoch
+            if score > at.trace.best:
+                at.trace.best, at.trace.best_epoch = score, epoch
+                if self.options.keep_best:
+                    at.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
 
 def _seeded(*parts: int) -> torch.Generator:
@@ -385,4 +345,7 @@ def _mixed(*parts: int) -> int:
 
 
 def _told(row: Mapping[str, float]) -> str:
-    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and isinstance(v, (int, float)))
+    """The row of an epoch for the log: figures of the training, then those of the evaluation."""
+    left_out = ("epoch", "cpu_seconds", "train_energy_correct", "train_energy_incorrect")
+    shown = {k.removeprefix("train_").replace("_", " "): v for k, v in row.items() if k not in left_out}
+    return ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if isinstance(v, (int, float)))

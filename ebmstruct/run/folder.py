@@ -27,12 +27,14 @@ FORMAT = 1
 CONFIG, SCHEMA, MODEL, MANIFEST = "config.yaml", "schema.json", "model.safetensors", "run.json"
 SCHEMA_TENSORS, CHECKPOINT, METRICS = "schema.safetensors", "checkpoint.safetensors", "metrics.json"
 TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA = "trace.csv", "trace.jsonl", "environment.json", "data.json"
+STEPS, TENSORBOARD = "steps.csv", "tensorboard"
 REPORT, LOG, PREDICTIONS = "report.html", "run.log", "predictions"
 LOCK = ".lock"
 _OURS = (
     *(CONFIG, SCHEMA, MODEL, MANIFEST, SCHEMA_TENSORS, METRICS, TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA, REPORT),
-    *(LOG, PREDICTIONS, LOCK),
+    *(STEPS, LOG, PREDICTIONS, TENSORBOARD, LOCK),
 )
+_FOLDERS = (PREDICTIONS, TENSORBOARD)
 
 
 class RunFolder:
@@ -103,21 +105,22 @@ class RunFolder:
                     path.unlink()
                     self.path.rmdir()
 
-    def begin(self, config_text: str, schema: Schema) -> None:
-        """Make the folder, take away what an earlier run left, and write config and schema."""
+    def begin(self, config_text: str, schema: Schema, data: Mapping[str, Any]) -> None:
+        """Make the folder, take away what an earlier run left, and write schema, facts of the data and, last, config."""
         try:
             (self.path / PREDICTIONS).mkdir(parents=True, exist_ok=True)
             for name in (MANIFEST, *(n for n in _OURS if n != MANIFEST)):  # the mark of a finished run goes first
-                if name not in (PREDICTIONS, LOCK):
+                if name not in (*_FOLDERS, LOCK):
                     (self.path / name).unlink(missing_ok=True)
-            for file in (*self.path.glob("checkpoint*"), *self.path.glob(".*.tmp")):
+            for file in (*self.path.glob("checkpoint*"), *self.path.glob(TENSORBOARD), *self.path.glob(".*.tmp")):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
             for file in (self.path / PREDICTIONS).glob("*.jsonl"):
                 file.unlink()
         except OSError as error:
             raise storage.cannot_write(self.path, error) from error
         self.write_schema(schema)
-        storage.write_text(self.path / CONFIG, config_text)
+        self.write_json(DATA, data)
+        storage.write_text(self.path / CONFIG, config_text)  # last: with it the run has begun, and can be resumed
 
     def write_schema(self, schema: Schema) -> None:
         """Write what the task has learned from the data apart from the weights."""
@@ -126,6 +129,12 @@ class RunFolder:
         storage.write_json(self.path / SCHEMA, values)
         if tensors:
             self._write_tensors(SCHEMA_TENSORS, tensors)
+
+    def sweep(self) -> None:
+        """Take away what a killed run was about to write."""
+        for place in (self.path, self.path / PREDICTIONS):
+            if place.is_dir():
+                storage.sweep(place)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
@@ -140,12 +149,14 @@ class RunFolder:
         self._write_tensors(MODEL, model.state_dict())
 
     def finish(self, **facts: Any) -> None:
-        """Write the manifest: facts, and the hash of every file of the run."""
-        for name in self.path.glob("checkpoint*"):
-            name.unlink(missing_ok=True)
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOG, LOCK))
+        """Write the manifest: facts, and the hash of every file of the run. The checkpoint goes once that is done."""
+        checkpoints = set(self.path.glob("checkpoint*"))
+        others = {self.path / name for name in (MANIFEST, LOG, LOCK)}
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in checkpoints | others)
         hashes = {p.relative_to(self.path).as_posix(): storage.file_sha256(p) for p in files}
         self.write_json(MANIFEST, {"format": FORMAT, **facts, "files": hashes})
+        for path in checkpoints:
+            path.unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of a finished run; RunFolderError where it is none, unfinished or of a later format."""

@@ -133,7 +133,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Predictor:
 
     RunFolderError where the folder is no finished run, or is damaged. Nothing in it is executed.
     """
-    from ebmstruct.learning.training import resolve_device
+    from ebmstruct.learning.precision import resolve_device
     from ebmstruct.run.config import parse_config
     from ebmstruct.run.folder import CONFIG, RunFolder
     from ebmstruct.run.models import build_model

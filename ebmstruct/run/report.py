@@ -126,6 +126,9 @@ def _training(report: Report) -> str:
     epochs = [_whole(row.get("epoch", i + 1)) for i, row in enumerate(rows)]
     metric = report.config.task.metric
     figures = [Chart("Loss", {"loss": _column(rows, "loss")}, epochs, "epoch", "loss a training example")]
+    if any("gradient_norm" in row for row in rows):
+        norms = {"norm of the gradient": _column(rows, "gradient_norm")}
+        figures.append(Chart("Gradient", norms, epochs, "epoch", "mean norm before clipping"))
     said = ""
     if any(metric in row for row in rows):
         values = _column(rows, metric)
@@ -163,6 +166,7 @@ def _energies(report: Report) -> str:
             "below; where the two meet, the correct answers are the ones of least energy."
         )
         figures.append(Chart("Correct against predicted, by epoch", series, epochs, "epoch", "mean energy", note=note))
+    figures += _compared(rows)
     for evaluation in _ordered(report.evaluations):
         drawn = _differences(evaluation)
         if drawn is not None:
@@ -174,6 +178,25 @@ def _energies(report: Report) -> str:
         "It is right where no other answer lies lower than the correct one."
     )
     return f'<p>{lead}</p><div class="figures">{"".join(_figure(f) for f in figures)}</div>'
+
+
+def _compared(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The energies that the loss compares, on the training data, where it compares any."""
+    if not any("train_energy_correct" in row for row in rows):
+        return []
+    epochs = [_whole(row.get("epoch", i + 1)) for i, row in enumerate(rows)]
+    correct, incorrect = _column(rows, "train_energy_correct"), _column(rows, "train_energy_incorrect")
+    note = (
+        "Mean energies in training of what the loss pulls down and of what it pushes up, be that single answers, samples "
+        "or all answers together. Their difference, incorrect less correct, is the margin; it should rise. Where both "
+        "energies run together to one value, the model tells nothing apart any more."
+    )
+    both = {"correct": correct, "incorrect": incorrect}
+    margin = [high - low for low, high in zip(correct, incorrect, strict=True)]
+    return [
+        Chart("Correct against incorrect in training", both, epochs, "epoch", "mean energy", note=note),
+        Chart("Margin in training", {"margin": margin}, epochs, "epoch", "incorrect less correct"),
+    ]
 
 
 def _differences(evaluation: Evaluation) -> Chart | None:

@@ -78,12 +78,15 @@ def run(
     resume: go on after the last checkpoint of an unfinished run. force: replace the run that is there.
     Errors: any EbmstructError; until the data have been read and the model has been built nothing is written.
     """
-    from ebmstruct.learning.training import resolve_device
+    from ebmstruct.learning.precision import resolve_device
+    from ebmstruct.learning.tensorboard import require_tensorboard
 
     started = time.perf_counter()
     tell = on_progress or (lambda progress: None)
     folder = RunFolder(config.output)
     resolve_device(getattr(config.train, "device", "cpu"), config.place("train.device"))
+    if getattr(config.train, "tensorboard", False):
+        require_tensorboard()
     folder.claim(resume=resume, force=force)
     with RunLog() as log:
         tell(Progress("reading data"))
@@ -97,8 +100,8 @@ def run(
         )
         with folder.locked():
             if not resume:
-                folder.begin(dumped(config.resolved), schema)
-                folder.write_json(files.DATA, _data_facts(data))
+                folder.begin(dumped(config.resolved), schema, _data_facts(data))
+            folder.sweep()
             log.to(folder.path / files.LOG)
             folder.write_json(files.ENVIRONMENT, environment(config))
             with _told(folder, log):
@@ -157,7 +160,7 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     """The schema of the unfinished run, once config and data have been found to be the same as then."""
     text = storage.read_bytes(folder.path / files.CONFIG, 2**20).decode("utf-8", errors="replace")
     before = parse_config(text, files.CONFIG).resolved
-    changed = [key for key in config.resolved if key != "output" and config.resolved[key] != before.get(key)]
+    changed = [key for key in config.resolved if key != "output" and _same(config.resolved, key) != _same(before, key)]
     if changed:
         raise RunFolderError(
             f"{folder.path} was begun with another {' and '.join(changed)}; resume it with the same task file, "
@@ -166,6 +169,14 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     if storage.read_json(folder.path / files.DATA) != storage.plain(_data_facts(data)):
         raise RunFolderError(f"the data are not those with which {folder.path} was begun; start again with --force")
     return folder.read_schema(config.task)
+
+
+def _same(resolved: Mapping[str, Any], key: str) -> Any:
+    """What must be the same in a section when a run is resumed: all but how often its training is written down."""
+    from ebmstruct.learning.options import WRITING
+
+    section = resolved.get(key)
+    return {k: v for k, v in section.items() if k not in WRITING} if key == "train" and section else section
 
 
 def _data_facts(data: _Data) -> dict[str, Any]:
@@ -195,7 +206,8 @@ def _train(
         evaluate=None if dev is None else dev_scorer(predictor, dev),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
-        resume=resume and folder.checkpoint.exists(),
+        resume=resume,
+        traces=folder.path,
         on_event=lambda event: tell(Progress("training", event.epoch, event.epochs, event)),
     )
     return _written(model, trace, folder)

@@ -40,6 +40,8 @@ FEATURES = 3
 """Numbers in the features of a site."""
 STATES = {"chain": 3, "grid": 2, "label_set": 2, "mixed": 3}
 """States of a discrete output."""
+PLACES = 6
+"""The most sites of an instance."""
 NOISE = 0.3
 """The width of continuous outputs about their means."""
 NEAR = 0.3
@@ -163,6 +165,35 @@ class PlantedModel(EnergyModel):
         return factors
 
 
+class PlantedNetwork(nn.Module):
+    """An inference network for a planted model: each site's guess by its own features, its neighbours' and their mean.
+
+    It gives logits of outputs and latent states, and values of points, for ``Amortised``.
+    """
+
+    def __init__(self, truth: PlantedModel, hidden: int = 32) -> None:
+        super().__init__()
+        self.kind, self.latent, self.outputs = truth.kind, truth.latent, truth.outputs
+        sizes = {"y": STATES.get(truth.kind, 0), "z": 2, "h": 2}
+        self.sizes = {n: sizes[n] for n in (*truth.outputs, *(("h",) if truth.latent else ()))}
+        self.layers = nn.Sequential(
+            nn.Linear(4 * FEATURES + PLACES, hidden, dtype=torch.float64),
+            nn.Tanh(),
+            nn.Linear(hidden, sum(self.sizes.values()), dtype=torch.float64),
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        rows = []
+        for x in inputs:
+            padded = torch.nn.functional.pad(x, (0, 0, 1, 1))
+            place = torch.eye(PLACES, dtype=x.dtype)[: x.shape[0]]
+            rows.append(torch.cat([padded[:-2], x, padded[2:], x.mean(0).expand_as(x), place], 1))
+        found = dict(zip(self.sizes, self.layers(torch.cat(rows)).split(list(self.sizes.values()), 1), strict=True))
+        if self.latent and self.kind in ("label_set", "mixed", "continuous"):
+            found["h"] = torch.stack([h.mean(0) for h in found["h"].split([x.shape[0] for x in inputs])])
+        return found
+
+
 def _pooled(y: Tensor, pool: Tensor, offsets: Any) -> Tensor:
     """(B,) the energy of a whole set of labels: softplus of weighted sums of those that are on, less their sum."""
     on = y[:, 1].reshape(-1, 4)
@@ -223,7 +254,7 @@ class Planted:
         wrong = 1.0 - torch.nn.functional.one_hot(target["y"], STATES[self.truth.kind]).double()
         return (TableFactor(("y",), "cost", wrong),)
 
-    def graph(self, model: PlantedModel, examples: Sequence[PlantedExample]) -> FactorGraph:
+    def graph(self, model: EnergyModel, examples: Sequence[PlantedExample]) -> FactorGraph:
         """The graph of some examples."""
         found: FactorGraph = model([e.x for e in examples])
         return found
@@ -232,7 +263,7 @@ class Planted:
         """The target of some examples."""
         return self.encode([e.y for e in examples], None, None)  # type: ignore[arg-type]
 
-    def recovered(self, model: PlantedModel, *, sum_out: bool = False) -> float:
+    def recovered(self, model: EnergyModel, *, sum_out: bool = False) -> float:
         """The share of held-out cases whose least energy lies at the planted answer, in every output of the case.
 
         sum_out: latent blocks are summed out, not minimised over.

@@ -192,3 +192,9 @@ def ebmstruct_tasks() -> dict[str, type]:
 def ebmstruct_energies() -> dict[str, type | str]:
     """Energies."""
     return {"chain": "toy_plugin:Chain"}
+
+
+@hookimpl
+def ebmstruct_losses() -> dict[str, type | str]:
+    """Losses."""
+    return {"replay": "toy_losses:Replay"}

@@ -168,6 +168,10 @@ class EnergyPath(AnnealedPath):
     def finish(self, log_weights: Tensor) -> Tensor:
         return log_weights
 
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        return {n: v.reshape(self.particles, -1, *v.shape[1:]) for n, v in self.walkers.values.items()}
+
     def expectations(self, weights: Tensor) -> dict[str, Any]:
         graph = self.setting.graph
         beliefs, means, covariances = {}, {}, {}

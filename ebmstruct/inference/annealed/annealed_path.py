@@ -45,6 +45,11 @@ class AnnealedPath(ABC):
     def finish(self, log_weights: Tensor) -> Tensor:
         """(P, B): weights at the end of the path; differs where the path's end was a stand-in for the true density."""
 
+    @property
+    @abstractmethod
+    def draws(self) -> dict[str, Tensor]:
+        """Where the particles stand: block name to (P, n) long, or (P, n, d) for a real block."""
+
     @abstractmethod
     def expectations(self, weights: Tensor) -> dict[str, Any]:
         """``beliefs``, ``means`` and ``covariances`` by weights (P, B) that sum to 1."""

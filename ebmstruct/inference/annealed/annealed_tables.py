@@ -96,6 +96,10 @@ class TablePath(AnnealedPath):
         open_instances = np.isfinite(self.view.constant.detach().numpy())
         return log_weights.masked_fill(torch.from_numpy(broken & open_instances), -torch.inf)
 
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        return self.view.expand(self.x)
+
     def expectations(self, weights: Tensor) -> dict[str, Any]:
         own = weights.numpy()[:, self.view.instance]
         states = (self.view.starts[:-1] + self.x).reshape(-1)

@@ -134,6 +134,16 @@ class LatentIntegral:
         if self.quadratic:
             here = self.expand(given, mode)
             return here.energy + self.log_determinant(here.hessian)
+        return self.followed(given, mode)
+
+    def followed(self, given: Values, mode: Values) -> Tensor:
+        """(B,) the free energy, where the mode follows ``given`` by one differentiable Newton step.
+
+        That step is right to first order, and the energy has no slope at a mode: the derivatives by ``given`` and by the
+        factors' values are exact up to the third, which scores and their curvature need.
+        """
+        if not self.parts.count:
+            return self.graph.energy({**given, **mode})
         with torch.no_grad():
             fixed = self.expand(given, mode).hessian
         with torch.enable_grad():

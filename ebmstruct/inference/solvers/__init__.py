@@ -3,6 +3,7 @@
 from ebmstruct.inference.solver import Solver
 from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.alternating import Alternating
+from ebmstruct.inference.solvers.amortised import AmortisedInference
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
@@ -96,6 +97,7 @@ SOLVERS: dict[str, type[Solver]] = {
         MixedEnumeration,
         MixedGibbs,
         BranchAndBound,
+        AmortisedInference,
         ExpectedF1,
         Threshold,
         RelaxedMeanField,
@@ -118,6 +120,7 @@ __all__ = [
     "Adam",
     "MixedGibbs",
     "AlphaExpansion",
+    "AmortisedInference",
     "AnnealedImportanceSampling",
     "Annealing",
     "BeliefPropagation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,6 +73,18 @@ class AnnealedImportanceSampling(Solver):
         if self.schedule and (self.schedule[0] != 0.0 or self.schedule[-1] != 1.0 or not rising):
             return "schedule must rise from 0 to 1"
         return None if table_refusal(graph) is None else energy_refusal(graph)
+
+    def weighted_draws(
+        self, graph: FactorGraph, *, temperature: float, generator: Generator
+    ) -> tuple[Mapping[str, Tensor], Tensor, Tensor]:
+        """Particles of a graph that is not refused, block name to (P, n) or (P, n, d); their weights (P, B), which sum to 1
+        in each instance; and the estimate of the log partition (B,), -inf where no particle is allowed."""
+        query, budget = Query(Ask.LOG_PARTITION, temperature=temperature), Budget()
+        make = self._maker(graph, query, None, budget, generator)
+        points, cut = self._points(graph, make, budget)
+        path = make(self.particles)
+        run = anneal(path, points, budget)
+        return path.draws, normalised(run.log_weights), self._answer(query, path, run, cut).log_partition
 
     def solve(
         self,

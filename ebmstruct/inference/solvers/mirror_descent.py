@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Assignment, ChainFactor, Discrete, FactorGraph, ResidualFactor, TableFactor
+from ebmstruct.graph import Assignment, Discrete, FactorGraph, ResidualFactor
 from ebmstruct.graph.relaxation import relaxation_refusal
 from ebmstruct.inference.descent.multi_start import best_start, of_start, values_of_start
 from ebmstruct.inference.descent.rounding import conditional_rounding
@@ -23,6 +23,7 @@ from ebmstruct.inference.descent.simplex_descent import (
     step_simplex,
 )
 from ebmstruct.inference.pacing import punctual
+from ebmstruct.inference.penalties import penalised
 from ebmstruct.inference.result import Answer, Ask, Budget, Query, Status
 from ebmstruct.inference.sampling.markov import default_generator
 from ebmstruct.inference.smooth_energy import clamped, open_continuous, starting_point
@@ -179,23 +180,3 @@ class MirrorDescent(IterativeMinimizer[MirrorState]):
         }
         lowest = torch.where(wins, energy, result.energy)
         return replace(result, assignment=Assignment(best), energy=lowest, status=status, stats=stats)
-
-
-def penalised(graph: FactorGraph) -> tuple[FactorGraph, float]:
-    """The graph with a large finite entry in place of infinite ones, and how large it is; itself and 0 without any.
-
-    Ten times the spread of the finite entries and one more: dear enough to be avoided, small enough to descend on.
-    """
-    tables = {f.label: f.values() for f in graph.factors if isinstance(f, TableFactor | ChainFactor)}
-    entries = [v.detach().double().reshape(-1) for values in tables.values() for v in values if v is not None]
-    every = torch.cat(entries) if entries else torch.zeros(0)
-    finite = every[every.isfinite()]
-    if finite.numel() == every.numel():
-        return graph, 0.0
-    spread = float(finite.max() - finite.min()) if finite.numel() else 0.0
-    penalty = (float(finite.max()) if finite.numel() else 0.0) + 10 * spread + 1
-    soft = {
-        label: [None if v is None else v.masked_fill(torch.isposinf(v), penalty) for v in values]
-        for label, values in tables.items()
-    }
-    return graph.with_values(soft), penalty

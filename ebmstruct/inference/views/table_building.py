@@ -8,19 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import ChainFactor, Factor, FactorGraph, GridFactor, TableFactor
+from ebmstruct.graph import FactorGraph
 from ebmstruct.inference.views.lines import ragged
+from ebmstruct.inference.views.table_gathering import (
+    Rows,
+    concatenated,
+    flat_tables,
+    numbering,
+    rows_of,
+    site_energies,
+)
 from ebmstruct.inference.views.table_view import TableView
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows of two sites or more. start: into the flat tables; scale: into the flat weights, whose entry 0 is 1."""
-
-    ptr: np.ndarray
-    sites: np.ndarray
-    start: np.ndarray
-    scale: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class _Level:
     site: np.ndarray
     state: np.ndarray
     unary: Tensor
-    rows: _Rows
+    rows: Rows
     flat: Tensor
     constant: Tensor
 
@@ -45,15 +43,14 @@ class _Level:
 def build(graph: FactorGraph) -> TableView:
     """The view; gradients flow from it to the factors' values where they are on."""
     blocks = list(graph.variables.values())
-    sizes = tuple(b.num_sites for b in blocks)
-    first = dict(zip(graph.variables, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
-    counts = _cat([b.state_counts.cpu().numpy() for b in blocks])
-    instance = _cat([b.instance.cpu().numpy() for b in blocks])
+    sizes, first = numbering(graph)
+    counts = concatenated([b.state_counts.cpu().numpy() for b in blocks])
+    instance = concatenated([b.instance.cpu().numpy() for b in blocks])
     starts = np.concatenate([[0], np.cumsum(counts)])
-    flat, begins = _flat(graph)
+    flat, begins = flat_tables(graph)
     scales = [torch.ones(1, dtype=torch.float64)]
-    unary = _unary(graph, flat, begins, starts, first)
-    rows = _gather(graph, begins, first, scales)
+    unary = site_energies(graph, flat, begins, starts, first)
+    rows = rows_of(graph, begins, first, scales)
     weights = torch.cat(scales)
     constant = torch.zeros(graph.num_instances, dtype=torch.float64)
     if graph.constant is not None:
@@ -119,116 +116,13 @@ def _shrink(level: _Level, weights: Tensor, closed: np.ndarray) -> _Level:
     return _slice(level, shrunk, weights, kept, chosen - starts[owner], opened)
 
 
-def _cat(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
-
-
-def _tables_of(factor: Factor) -> list[Tensor]:
-    """The tables of a factor, in the order in which they lie in the flat ones."""
-    if isinstance(factor, ChainFactor):
-        return [factor.transition, *(e for e in (factor.start, factor.end) if e is not None)]
-    if isinstance(factor, GridFactor):
-        return [factor.table]
-    assert isinstance(factor, TableFactor)
-    return [factor.tables]
-
-
-def _flat(graph: FactorGraph) -> tuple[Tensor, list[int]]:
-    """All tables, one after the other, and where each factor's begin."""
-    parts, begins, total = [torch.zeros(0, dtype=torch.float64)], [], 0
-    for factor in graph.factors:
-        begins.append(total)
-        for table in _tables_of(factor):
-            parts.append(table.cpu().double().reshape(-1))
-            total += table.numel()
-    return torch.cat(parts), begins
-
-
-def _unary(graph: FactorGraph, flat: Tensor, begins: list[int], starts: np.ndarray, first: dict[str, int]) -> Tensor:
-    """(states of all sites,) energies of single sites: tables of one site, chain ends, evidence."""
-    out = flat.new_zeros(int(starts[-1]))
-    begin_of = torch.from_numpy(starts)
-    for factor, begin in zip(graph.factors, begins, strict=True):
-        (block, *_) = graph.scope(factor)
-        site = first[factor.scope[0]]
-        if isinstance(factor, TableFactor) and factor.arity == 1:
-            if factor.index is None and not factor.shared and factor.starts is None:
-                span = slice(int(starts[site]), int(starts[site + block.num_sites]))
-                if span == slice(0, out.numel()):
-                    out = out + flat[begin : begin + out.numel()]
-                else:
-                    out = out.index_add(
-                        0, torch.arange(span.start, span.stop), flat[begin : begin + factor.tables.numel()]
-                    )
-                continue
-            plain = factor.flat((block,))
-            assert plain.index is not None and plain.starts is not None
-            counts = block.state_counts.cpu()[plain.index[0].cpu()]
-            to = ragged(begin_of[plain.index[0].cpu() + site], counts)
-            out = out.index_add(0, to, flat[ragged(plain.starts.cpu() + begin, counts)])
-        elif isinstance(factor, ChainFactor):
-            at = begin + factor.transition.numel()
-            for ends, sites in ((factor.start, block.first_sites), (factor.end, block.last_sites)):
-                if ends is not None:
-                    states = torch.arange(ends.numel())
-                    to = (begin_of[sites.cpu() + site][:, None] + states).reshape(-1)
-                    out = out.index_add(0, to, flat[at : at + ends.numel()].repeat(sites.numel()))
-                    at += ends.numel()
-    for name, block in graph.variables.items():
-        allowed = graph.allowed(name)
-        if allowed is not None:
-            within = torch.arange(allowed.shape[1]) < block.state_counts.cpu()[:, None]
-            banned = torch.zeros_like(out, dtype=torch.bool)
-            begin = int(starts[first[name]])
-            banned[begin : begin + int(within.sum())] = ~allowed.cpu()[within]
-            out = out.masked_fill(banned, torch.inf)
-    return out
-
-
-def _gather(graph: FactorGraph, begins: list[int], first: dict[str, int], scales: list[Tensor]) -> _Rows:
-    """The rows of all factors over two sites or more; the weights of grids are appended to ``scales``."""
-    arity: list[np.ndarray] = []
-    parts: list[_Rows] = []
-    for factor, begin in zip(graph.factors, begins, strict=True):
-        scope = graph.scope(factor)
-        scale = np.zeros(0, np.int64)
-        if isinstance(factor, ChainFactor):
-            (block,) = scope
-            inner = np.nonzero(np.diff(block.instance.cpu().numpy(), prepend=-1) == 0)[0]
-            index = np.stack([inner - 1, inner]) + first[block.name]
-            size = factor.transition.shape[-1] ** 2 if factor.transition.dim() == 3 else 0
-            start = begin + inner * size
-        elif isinstance(factor, GridFactor):
-            (block,) = scope
-            pairs, weights = factor.pairs(block)
-            index = pairs.cpu().numpy() + first[block.name]
-            start = np.full(index.shape[1], begin)
-            scale = np.arange(index.shape[1]) + sum(s.numel() for s in scales)
-            scales.append(weights.cpu().double())
-        else:
-            assert isinstance(factor, TableFactor)
-            if factor.arity == 1:
-                continue
-            assert factor.index is not None
-            shift = np.array([[first[name]] for name in factor.scope])
-            index = factor.index.cpu().numpy() + shift
-            given = factor.row_starts(scope)
-            start = np.broadcast_to(given if isinstance(given, int) else given.cpu().numpy(), index.shape[1]) + begin
-        rows = index.shape[1]
-        arity.append(np.full(rows, index.shape[0]))
-        scale = scale if scale.size == rows else np.zeros(rows, np.int64)
-        parts.append(_Rows(np.zeros(0), np.ascontiguousarray(index.T).reshape(-1), start, scale))
-    ptr = np.concatenate([[0], np.cumsum(_cat(arity))])
-    return _Rows(ptr, _cat([p.sites for p in parts]), _cat([p.start for p in parts]), _cat([p.scale for p in parts]))
-
-
-def _row_sizes(rows: _Rows, counts: np.ndarray) -> np.ndarray:
+def _row_sizes(rows: Rows, counts: np.ndarray) -> np.ndarray:
     if not rows.start.size:
         return np.zeros(0, np.int64)
     return np.multiply.reduceat(counts[rows.sites], rows.ptr[:-1])
 
 
-def _propagate(allowed: np.ndarray, counts: np.ndarray, starts: np.ndarray, rows: _Rows, flat: Tensor) -> np.ndarray:
+def _propagate(allowed: np.ndarray, counts: np.ndarray, starts: np.ndarray, rows: Rows, flat: Tensor) -> np.ndarray:
     """Drop unsupported states from ``allowed``; (n,) bool: sites that lost all of theirs."""
     from ebmstruct.inference.kernels import reduction_numba as kernels
 
@@ -284,11 +178,11 @@ def _slice(
     stays = arity >= 2
     sites = rows.sites[_slots(rows, np.nonzero(stays)[0])]
     ptr = np.concatenate([[0], np.cumsum(arity[stays])]).astype(np.int64)
-    left = _Rows(ptr, number[sites[opened[sites]]], start[stays], scale[stays])
+    left = Rows(ptr, number[sites[opened[sites]]], start[stays], scale[stays])
     return replace(new, unary=unary, constant=constant, rows=left, flat=torch.cat([old.flat, entries]))
 
 
-def _slots(rows: _Rows, chosen: np.ndarray) -> np.ndarray:
+def _slots(rows: Rows, chosen: np.ndarray) -> np.ndarray:
     """Positions in ``rows.sites`` of the slots of some rows."""
     return ragged(torch.from_numpy(rows.ptr[:-1][chosen]), torch.from_numpy(np.diff(rows.ptr)[chosen])).numpy()
 
@@ -323,11 +217,11 @@ def _merge(level: _Level, weights: Tensor) -> _Level:
     merged = flat.new_zeros(total).index_add(0, tensor(np.concatenate(target)), entries)
     stays = np.nonzero(~gone)[0]
     ptr = np.concatenate([[0], np.cumsum(np.diff(rows.ptr)[stays])])
-    kept = _Rows(ptr, rows.sites[_slots(rows, stays)], start[stays], weight[stays])
+    kept = Rows(ptr, rows.sites[_slots(rows, stays)], start[stays], weight[stays])
     return replace(level, rows=kept, flat=torch.cat([flat, merged]))
 
 
-def _same_sites(rows: _Rows, sites: int) -> list[np.ndarray]:
+def _same_sites(rows: Rows, sites: int) -> list[np.ndarray]:
     """Groups of two rows or more over the same set of sites."""
     arity = np.diff(rows.ptr)
     out: list[np.ndarray] = []

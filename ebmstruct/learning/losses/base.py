@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,12 +27,14 @@ class LossValue:
 
     correct, incorrect: (B,) without a record: the energies that were pulled down and pushed up, for whoever watches the
     training; None where a loss compares no two energies.
+    figures: name to (B,) without a record: what the inference inside says of its own quality (gaps, stationarity).
     """
 
     value: Tensor
     state: Any = None
     correct: Tensor | None = None
     incorrect: Tensor | None = None
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,12 @@ def finite_difference_of(free: Tensor, clamped: Tensor) -> Tensor:
     return torch.where(torch.isneginf(clamped), torch.inf, free - clamped)
 
 
-def compared(correct: Tensor, incorrect: Tensor, value: Tensor, state: Any = None) -> LossValue:
+def compared(
+    correct: Tensor,
+    incorrect: Tensor,
+    value: Tensor,
+    state: Any = None,
+    figures: Mapping[str, Tensor] | None = None,
+) -> LossValue:
     """A loss value with the two energies that it compares."""
-    return LossValue(value, state, correct.detach().double(), incorrect.detach().double())
+    return LossValue(value, state, correct.detach().double(), incorrect.detach().double(), figures or {})
