@@ -46,6 +46,7 @@ NETWORK = {"width": 1024, "dropout": 0.5, "input_dropout": 0.3, "scaling": "idf"
 TRAINING = es.TrainingOptions(epochs=12, batch_size=64, lr=1e-3, schedule="linear", optimizer="adamw")
 PIECE = 0.2
 DRAWS = 200
+LIKELIHOOD = es.NegativeLogLikelihood()
 CELLS = ("threshold", "empty allowed", "expected F1", "draws")
 
 
@@ -54,7 +55,7 @@ class Row:
     """One energy and how it learns. inner: the solver of its marginals, and of log partitions in training."""
 
     build: Callable[[Any], es.EnergyModel]
-    loss: es.Loss = es.NegativeLogLikelihood()
+    loss: es.Loss = LIKELIHOOD
     inner: str | None = None
     draws: bool = True
 

@@ -14,6 +14,7 @@ _HOME_OF = {
     "Pairwise": "ebmstruct_multilabel.pairwise",
     "Row": "ebmstruct_multilabel.rows",
     "SPEN": "ebmstruct_multilabel.spen",
+    "ValueNetwork": "ebmstruct_multilabel.value_network",
 }
 
 __all__ = sorted(_HOME_OF)
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ebmstruct_multilabel.schema import LabelSchema as LabelSchema
     from ebmstruct_multilabel.spen import SPEN as SPEN
     from ebmstruct_multilabel.task import Classification as Classification
+    from ebmstruct_multilabel.value_network import ValueNetwork as ValueNetwork
 
 
 def __getattr__(name: str) -> Any:

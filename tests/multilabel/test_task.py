@@ -21,6 +21,7 @@ from ebmstruct_multilabel.rows import Row
 from ebmstruct_multilabel.schema import LabelSchema, fitted
 from ebmstruct_multilabel.spen import SPEN
 from ebmstruct_multilabel.task import Classification
+from ebmstruct_multilabel.value_network import ValueNetwork
 
 SMALL = {"width": 16}
 
@@ -148,6 +149,7 @@ ENERGIES = {
     "tree": lambda schema: Pairwise(schema, **SMALL),
     "pairs": lambda schema: Pairwise(schema, pairs=9, **SMALL),
     "spen": lambda schema: SPEN(schema, measurements=4, **SMALL),
+    "value network": lambda schema: ValueNetwork(schema, hidden=8, **SMALL),
 }
 
 
@@ -157,7 +159,9 @@ def test_energies_learn(name: str, schema: LabelSchema) -> None:
     torch.manual_seed(0)
     model = ENERGIES[name](schema)
     task, examples = Classification(), some(64)
-    loss: es.Loss = es.NegativeLogLikelihood() if name not in ("pairs", "spen") else es.PseudoLikelihood()
+    loss: es.Loss = (
+        es.NegativeLogLikelihood() if name not in ("pairs", "spen", "value network") else es.PseudoLikelihood()
+    )
     solver = es.Cardinality() if name == "counted" else None
     options = es.TrainingOptions(epochs=4, batch_size=16, lr=0.02)
     trace = es.fit(model, task, schema, examples, loss, options, solver=solver)
@@ -275,3 +279,21 @@ def test_set_energy_conditionals_are_its_energies(schema: LabelSchema) -> None:
     torch.testing.assert_close(
         graph.relaxed_energy({"labels": weights}), graph.energy({"labels": y}), atol=1e-5, rtol=1e-5
     )
+
+
+def test_every_option_is_documented(multilabel: Path) -> None:
+    """docs/multilabel.md names every energy and every key of the task and the energies, and its task files parse."""
+    from ebmstruct.extend.components import Components, options_of
+    from ebmstruct.run.config import parse_config
+
+    page = (Path(__file__).parents[2] / "docs" / "multilabel.md").read_text(encoding="utf-8")
+    components = Components()
+    for kind in ("task", "energy"):
+        for name in (n for n in components.names(kind, "multilabel") if n.startswith("multilabel.")):
+            assert f"`{name}`" in page, name
+            for key in options_of(components.resolve(kind, name), skip=int(kind == "energy")):
+                assert f"`{key}`" in page, f"{name}: {key}"
+    blocks = [b.split("\n```")[0] for b in page.split("```\n") if b.startswith("task:")]
+    assert len(blocks) >= 2
+    for block in blocks:
+        parse_config(block, "multilabel.md")
