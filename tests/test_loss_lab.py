@@ -63,6 +63,7 @@ ENTRIES: dict[str, Entry] = {
     "contrastive_divergence": Entry({}, {}, differentiable=False),
     "persistent_contrastive_divergence": Entry({"size": 100}, {}, differentiable=False),
     "sampled_likelihood": Entry({"samples": 50}, {}, differentiable=False),
+    "value_matching": Entry({}, {}, differentiable=False),
 }
 """Loss name to what the lab must know of it; a loss that is not here runs as it is."""
 
