@@ -70,6 +70,7 @@ _HOMES = {
         "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
+        "ExpectedF1",
         "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
@@ -84,7 +85,6 @@ _HOMES = {
         "LinearProgram",
         "MarginalElimination",
         "Langevin",
-        "LinearProgram",
         "MALA",
         "MarginalSearch",
         "Marginals",
@@ -101,9 +101,8 @@ _HOMES = {
         "Solver",
         "Status",
         "SubgraphSearch",
+        "Threshold",
         "Toulbar2",
-        "MixedEnumeration",
-        "Alternating",
         "SGLD",
         "UnderdampedLangevin",
         "VariableElimination",
@@ -115,8 +114,33 @@ _HOMES = {
         "minimize",
         "sample",
     ),
-    "ebmstruct.energies": ("Amortised", "EnergyModel", "SumOfEnergies"),
+    "ebmstruct.energies": (
+        "Amortised",
+        "AttentionEnergy",
+        "BoltzmannMachine",
+        "ChainEnergy",
+        "ConvolutionalEnergy",
+        "EnergyModel",
+        "GaussianBoltzmannMachine",
+        "GraphNetworkEnergy",
+        "GridEnergy",
+        "LabelSetEnergy",
+        "MixtureEnergy",
+        "NodeGraph",
+        "ProductOfExperts",
+        "SecondOrderChainEnergy",
+        "SegmentEnergy",
+        "SkipChainEnergy",
+        "StudentTExpert",
+        "SumOfEnergies",
+        "TreeEnergy",
+        "graph_network",
+    ),
     "ebmstruct.learning": (
+        "ConcaveConvex",
+        "EnergyLoss",
+        "GeneralizedHinge",
+        "LogLoss",
         "FenchelYoung",
         "Implicit",
         "Amortisation",
@@ -125,6 +149,8 @@ _HOMES = {
         "ContrastiveDivergence",
         "ExpectationMaximisation",
         "Loss",
+        "LVQ2",
+        "MinimumClassificationError",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
         "Perceptron",
@@ -134,12 +160,14 @@ _HOMES = {
         "ScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
-        "PseudoLikelihood",
         "SampledLikelihood",
         "SoftmaxMargin",
+        "SquareExponential",
+        "SquareSquare",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "ValueMatching",
         "Unrolled",
         "fit",
     ),
@@ -152,8 +180,25 @@ __all__ = sorted([*_HOME_OF, "__version__"])
 
 if TYPE_CHECKING:
     from ebmstruct.energies import Amortised as Amortised
+    from ebmstruct.energies import AttentionEnergy as AttentionEnergy
+    from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
+    from ebmstruct.energies import ChainEnergy as ChainEnergy
+    from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
+    from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
+    from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
+    from ebmstruct.energies import GridEnergy as GridEnergy
+    from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
+    from ebmstruct.energies import MixtureEnergy as MixtureEnergy
+    from ebmstruct.energies import NodeGraph as NodeGraph
+    from ebmstruct.energies import ProductOfExperts as ProductOfExperts
+    from ebmstruct.energies import SecondOrderChainEnergy as SecondOrderChainEnergy
+    from ebmstruct.energies import SegmentEnergy as SegmentEnergy
+    from ebmstruct.energies import SkipChainEnergy as SkipChainEnergy
+    from ebmstruct.energies import StudentTExpert as StudentTExpert
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
+    from ebmstruct.energies import TreeEnergy as TreeEnergy
+    from ebmstruct.energies import graph_network as graph_network
     from ebmstruct.errors import ConfigError as ConfigError
     from ebmstruct.errors import DataError as DataError
     from ebmstruct.errors import EbmstructError as EbmstructError
@@ -214,6 +259,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import ExpectedF1 as ExpectedF1
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
@@ -242,6 +288,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
+    from ebmstruct.inference import Threshold as Threshold
     from ebmstruct.inference import Toulbar2 as Toulbar2
     from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
@@ -252,14 +299,20 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import Amortisation as Amortisation
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
+    from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
@@ -271,10 +324,13 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import SquareExponential as SquareExponential
+    from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
     from ebmstruct.learning import Unrolled as Unrolled
+    from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

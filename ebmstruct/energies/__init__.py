@@ -1,7 +1,57 @@
 """Reusable torch modules that make factor graphs."""
 
 from ebmstruct.energies.amortised import Amortised
+from ebmstruct.energies.attention import AttentionEnergy
+from ebmstruct.energies.chain import ChainEnergy, Transitions
+from ebmstruct.energies.convolutional import ConvolutionalEnergy
+from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
+from ebmstruct.energies.experts import ProductOfExperts, StudentTExpert
+from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
+from ebmstruct.energies.grid import GridEnergy
+from ebmstruct.energies.inputs import LinkedSites, NodeGraph, Rows, Sites
+from ebmstruct.energies.label_set import LabelSetEnergy
+from ebmstruct.energies.mixture import MixtureEnergy
 from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
+from ebmstruct.energies.pairs import PairTables
+from ebmstruct.energies.rbm import BoltzmannMachine, GaussianBoltzmannMachine
 from ebmstruct.energies.rules import Rules
+from ebmstruct.energies.second_order import SecondOrderChainEnergy
+from ebmstruct.energies.segments import SegmentEnergy
+from ebmstruct.energies.skip_chain import SkipChainEnergy
+from ebmstruct.energies.tree import TreeEnergy
 
-__all__ = ["Additions", "Amortised", "EnergyModel", "InputList", "Inputs", "Rules", "SumOfEnergies"]
+__all__ = [
+    "Additions",
+    "Amortised",
+    "AttentionEnergy",
+    "BoltzmannMachine",
+    "ChainEnergy",
+    "ContextEncoder",
+    "ConvolutionalEnergy",
+    "EncoderStack",
+    "EnergyModel",
+    "GaussianBoltzmannMachine",
+    "GraphNetworkEnergy",
+    "GridEnergy",
+    "InputList",
+    "Inputs",
+    "LabelSetEnergy",
+    "LinkedSites",
+    "MixtureEnergy",
+    "NodeGraph",
+    "PairTables",
+    "ProductOfExperts",
+    "RecurrentEncoder",
+    "Rows",
+    "Rules",
+    "SecondOrderChainEnergy",
+    "SegmentEnergy",
+    "Sites",
+    "SkipChainEnergy",
+    "StudentTExpert",
+    "SumOfEnergies",
+    "Transitions",
+    "TreeEnergy",
+    "WindowEncoder",
+    "graph_network",
+]

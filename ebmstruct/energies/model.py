@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Factor, FactorGraph, Variables
+from ebmstruct.graph import Discrete, Factor, FactorGraph, Variables
 
 
 class Inputs(Protocol):
@@ -32,9 +33,17 @@ class InputList(list[Any]):
 class EnergyModel(nn.Module, ABC):
     """A map from inputs x to a factor graph whose energy scores outputs and latent variables.
 
-    Everything learned is a parameter of this module. A subclass takes ``schema`` first and its options
-    as keyword arguments: these are the keys of the YAML section ``energy``.
+    Everything learned is a parameter of this module. One that a task file names takes ``schema`` first and its options
+    as keyword arguments: these are the keys of the YAML section ``energy``. The reusable energies of this package take
+    sizes; a plugin derives from one, or holds one, and reads the sizes off its schema.
     """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters and buffers lie, and so the graphs that ``forward`` makes; the CPU without any."""
+        for tensor in chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         """Whatever can be computed from the inputs without parameters, once for a whole data set.
@@ -100,7 +109,7 @@ class SumOfEnergies(EnergyModel):
                 continue
             graph: FactorGraph = model(part)
             for block in graph.variables.values():
-                _same(variables.setdefault(block.name, block), block)
+                _same(variables.setdefault(block.name, block), block, name)
             factors += _labelled(name, weight, graph.factors)
             guess = {**(graph.guess or {}), **guess}
             if graph.constant is not None:
@@ -121,11 +130,17 @@ def _labelled(name: str, weight: float, factors: Sequence[Factor]) -> list[Facto
     return [replace(f, label=f"{name}/{f.label}") for f in scaled]
 
 
-def _same(first: Variables, other: Variables) -> None:
-    """Raise GraphError unless two blocks of one name are the same block."""
-    domains = (repr(first.domain), repr(other.domain))
-    if domains[0] != domains[1] or not torch.equal(first.offsets, other.offsets):
-        raise GraphError(f"energies that are added need the same variables; found {first} and {other}")
+def _same(first: Variables, other: Variables, part: str) -> None:
+    """Raise GraphError unless two blocks of one name are the same block; part: whose the other is."""
+    if isinstance(first.domain, Discrete) and isinstance(other.domain, Discrete):
+        alike = first.num_sites == other.num_sites and torch.equal(first.state_counts, other.state_counts)
+    else:
+        alike = first.domain == other.domain
+    if not alike or not torch.equal(first.offsets, other.offsets):
+        raise GraphError(
+            f"energies that are added need the same variables in blocks of one name; found {first}, and {other} in "
+            f"{part}: mend one, or give it another name"
+        )
 
 
 class _InputsOfParts:

@@ -41,7 +41,7 @@ class ChainFactor(Factor):
         states = self.transition.shape[-1]
         code = torch.add(y[1:], y[:-1], alpha=states)
         if self.transition.dim() == 3:
-            code = code + torch.arange(states**2, code.numel() * states**2 + 1, states**2, device=y.device)
+            code = code + torch.arange(1, code.numel() + 1, device=y.device) * states**2
         edges = self.transition.reshape(-1).index_select(0, code)
         if block.num_instances > 1:  # edges that would join one instance's last site to the next one's first
             edges = edges.index_fill(0, block.first_sites[1:] - 1, 0.0)

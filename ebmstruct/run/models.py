@@ -19,7 +19,7 @@ def build_model(terms: Sequence[EnergyTerm], schema: Any, *, seed: int) -> Energ
     """
     import torch
 
-    from ebmstruct.energies.model import EnergyModel, SumOfEnergies
+    from ebmstruct.energies import EnergyModel, SumOfEnergies
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import chain
 from typing import Any, Literal
 
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
-from torch.nn.utils.rnn import PackedSequence
 
 from ebmstruct import ConfigError, EnergyModel, FactorGraph
+from ebmstruct.energies.encoders import RecurrentEncoder, WindowEncoder, maxout, neighbours
 from ebmstruct_nlp.features import FeatureTemplate
-from ebmstruct_nlp.tag_chain import TagChain, TagSchema
+from ebmstruct_nlp.tag_chain import BLOCK, TagSchema, tag_chain
 from ebmstruct_nlp.vectors import WordVectors, open_vectors
 
 HASH_BITS = 30
@@ -110,16 +109,19 @@ class NeuralChain(EnergyModel):
         size = 0 if self.source is None else self.source.size
         self.words = WordEncoder(columns, embedding, width, pieces, rates, size)
         self.dropout = nn.Dropout(dropout)
-        self.layers: nn.ModuleList | Recurrence
+        self.layers: nn.ModuleList | RecurrentEncoder
         if context == "recurrent":
-            self.layers = Recurrence(width, depth, dropout)
+            if width % 2:
+                said = "a recurrent context needs an even one, half for each direction"
+                raise ConfigError([f"width: found {width}; {said}"])
+            self.layers = RecurrentEncoder(width, depth=depth, dropout=dropout)
         else:
-            self.layers = nn.ModuleList(Window(width, window, pieces, dropout) for _ in range(depth))
+            self.layers = nn.ModuleList(WindowEncoder(width, window, pieces, dropout) for _ in range(depth))
         self.window = window
         self.output = nn.Linear(width, len(schema.tags))
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
-        self.chain = TagChain(schema)
+        self.chain = tag_chain(schema)
 
     def prepare(self, xs: Sequence[Any]) -> WordInputs:
         flat = list(chain.from_iterable(xs))
@@ -136,19 +138,19 @@ class NeuralChain(EnergyModel):
         device = self.output.weight.device
         offsets = inputs.offsets.to(device)
         # The only place where a score becomes an energy.
-        return self.chain.graph(-self.scores(inputs), offsets, label="context")
+        return self.chain.graph(-self.scores(inputs), offsets, BLOCK, label="context")
 
     def scores(self, inputs: WordInputs) -> Tensor:
         """(n, K) scores of each token's tags; high is good."""
         device = self.output.weight.device
         words = self.words(inputs.ids.to(device), inputs.vectors.to(device))
         x = self.dropout(embedding(inputs.tokens.to(device), words))
-        if isinstance(self.layers, Recurrence):
-            x = self.layers(x, inputs.offsets)
+        if isinstance(self.layers, RecurrentEncoder):
+            x = self.layers(x, inputs.offsets.to(device))
         else:
             around = neighbours(inputs.offsets, self.window).to(device)
             for layer in self.layers:
-                x = layer(x, around)
+                x = layer.mixed(x, around)  # type: ignore[operator]
         scores: Tensor = self.output(x)
         return scores
 
@@ -191,76 +193,6 @@ class WordEncoder(nn.Module):
             h = h + self.frozen(vectors)
         out: Tensor = self.norm(maxout(h, self.pieces))
         return out
-
-
-class Window(nn.Module):
-    """A residual layer: each token's vector plus a maxout of its own and its neighbours'."""
-
-    def __init__(self, width: int, window: int, pieces: int, dropout: float) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width * (2 * window + 1), width * pieces)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.pieces = pieces
-
-    def forward(self, x: Tensor, around: Tensor) -> Tensor:
-        """(n, width) of x (n, width); around: (n, 2 window + 1) rows of each token's neighbours, n for none."""
-        padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-        h = self.linear(embedding(around, padded).flatten(1))
-        out: Tensor = x + self.dropout(self.norm(maxout(h, self.pieces)))
-        return out
-
-
-class Recurrence(nn.Module):
-    """LSTMs over each sentence in both directions, on the flat layout: no sentence is padded."""
-
-    def __init__(self, width: int, depth: int, dropout: float) -> None:
-        super().__init__()
-        if width % 2:
-            raise ConfigError([f"width: found {width}; a recurrent context needs an even one, half for each direction"])
-        between = dropout if depth > 1 else 0.0
-        self.lstm = nn.LSTM(width, width // 2, depth, bidirectional=True, dropout=between)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """(n, width) of x (n, width), whose sentences begin at offsets (B + 1,)."""
-        if not len(x):
-            return x
-        order, sizes = packed_order(offsets)
-        packed = PackedSequence(x[order.to(x.device)], sizes)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order))
-        out: Tensor = self.dropout(self.lstm(packed)[0].data[back.to(x.device)])
-        return out
-
-
-def maxout(x: Tensor, pieces: int) -> Tensor:
-    """(n, d) the largest of each unit's pieces; x: (n, pieces * d)."""
-    return reduce(torch.maximum, x.chunk(pieces, dim=1))
-
-
-def neighbours(offsets: Tensor, window: int) -> Tensor:
-    """(n, 2 window + 1) long: the sites around each site, and n where the sentence has none there. O(n window)."""
-    starts = offsets.numpy()
-    n = int(starts[-1])
-    sizes = np.diff(starts)
-    low, high = np.repeat(starts[:-1], sizes)[:, None], np.repeat(starts[1:], sizes)[:, None]
-    sites = np.arange(n)[:, None] + np.arange(-window, window + 1)
-    return torch.from_numpy(np.where((sites < low) | (sites >= high), n, sites))
-
-
-def packed_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sites by their place in the sentence, longer sentences first, and how many sentences have each place.
-
-    This is the order in which torch's recurrent layers take sentences of different lengths. O(n log n).
-    """
-    starts = offsets.numpy()
-    sizes = np.diff(starts)
-    rank = np.empty(len(sizes), dtype=np.int64)
-    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes)
-    order = np.lexsort((np.repeat(rank, sizes), place))
-    return torch.from_numpy(order), torch.from_numpy(np.bincount(place))
 
 
 def _check(**numbers: int) -> None:

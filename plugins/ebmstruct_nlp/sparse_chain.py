@@ -12,7 +12,7 @@ from torch import Tensor
 from ebmstruct import EnergyModel, FactorGraph
 from ebmstruct.energies.sparse import SparseLinear
 from ebmstruct_nlp.features import FeatureRows, FeatureTemplate
-from ebmstruct_nlp.tag_chain import TagChain, TagSchema
+from ebmstruct_nlp.tag_chain import BLOCK, TagSchema, tag_chain
 from ebmstruct_nlp.templates import CHARACTERS, PLAIN_CHARACTERS, PLAIN_WORDS, WORDS
 
 TemplateName = Literal["words", "plain_words", "characters", "plain_characters"]
@@ -94,10 +94,10 @@ class SparseChain(SparseTags):
         dropout: float = 0.2,
     ) -> None:
         super().__init__(schema, template, buckets_log2, dropout)
-        self.chain = TagChain(schema)
+        self.chain = tag_chain(schema)
 
     def prepare(self, xs: Sequence[Any]) -> FeatureInputs:
         return FeatureInputs(self.rows(xs))
 
     def forward(self, inputs: FeatureInputs) -> FactorGraph:
-        return self.chain.graph(*self.emission(inputs.rows))
+        return self.chain.graph(*self.emission(inputs.rows), BLOCK, label="word")

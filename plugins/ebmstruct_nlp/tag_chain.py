@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ebmstruct import ChainFactor, Discrete, FactorGraph, Schema, TableFactor, Variables
+from ebmstruct import Schema
+from ebmstruct.energies import Transitions
 from ebmstruct_nlp.features import WordStatistics
 
 BLOCK = "tags"
@@ -41,37 +41,11 @@ class TagSchema(Schema):
         return WordStatistics.from_arrays({"hashes": self.word_hashes.numpy(), "counts": self.word_counts.numpy()})
 
 
-class TagChain(nn.Module):
-    """Energies of neighbouring tags: learned where the scheme allows them, infinite where it does not.
-
-    Parameters: transition (K, K), start (K,), end (K,), all zero at first.
-    """
-
-    forbidden_start: Tensor
-    forbidden_transition: Tensor
-    forbidden_end: Tensor
-
-    def __init__(self, schema: TagSchema) -> None:
-        super().__init__()
-        states = len(schema.tags)
-        self.transition = nn.Parameter(torch.zeros(states, states))
-        self.start = nn.Parameter(torch.zeros(states))
-        self.end = nn.Parameter(torch.zeros(states))
-        self.register_buffer("forbidden_start", ~schema.start, persistent=False)
-        self.register_buffer("forbidden_transition", ~schema.transition, persistent=False)
-        self.register_buffer("forbidden_end", ~schema.end, persistent=False)
-
-    def graph(self, emission: Tensor, offsets: Tensor, label: str = "word") -> FactorGraph:
-        """One chain of tags a sentence.
-
-        emission: (n, K) energies of each token's tags; offsets: (B + 1,) long, where each sentence begins.
-        """
-        block = Variables(BLOCK, Discrete(emission.shape[1]), offsets)
-        chain = ChainFactor(
-            (BLOCK,),
-            "transition",
-            self.transition.masked_fill(self.forbidden_transition, torch.inf),
-            self.start.masked_fill(self.forbidden_start, torch.inf),
-            self.end.masked_fill(self.forbidden_end, torch.inf),
-        )
-        return FactorGraph([block], [TableFactor((BLOCK,), label, emission), chain])
+def tag_chain(schema: TagSchema) -> Transitions:
+    """Energies of neighbouring tags: learned where the scheme allows them, infinite where it does not."""
+    return Transitions(
+        len(schema.tags),
+        allowed_start=schema.start,
+        allowed_transition=schema.transition,
+        allowed_end=schema.end,
+    )

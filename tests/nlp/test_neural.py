@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import ebmstruct as es
+from ebmstruct.energies.encoders import neighbours, packed_order
 from ebmstruct_nlp import NeuralChain, SparseChain
 from ebmstruct_nlp.encoding import encode_tags
-from ebmstruct_nlp.neural import neighbours, packed_order
 from ebmstruct_nlp.schemes import BIO
 from ebmstruct_nlp.tag_chain import BLOCK, TagSchema
 

@@ -14,6 +14,7 @@ from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.expected_f1 import ExpectedF1
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
@@ -43,6 +44,7 @@ from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
 from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
+from ebmstruct.inference.solvers.threshold import Threshold
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
 from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
@@ -94,6 +96,8 @@ SOLVERS: dict[str, type[Solver]] = {
         MixedGibbs,
         BranchAndBound,
         AmortisedInference,
+        ExpectedF1,
+        Threshold,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -121,6 +125,7 @@ __all__ = [
     "BranchAndBound",
     "DualAscent",
     "Exhaustive",
+    "ExpectedF1",
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
@@ -143,6 +148,7 @@ __all__ = [
     "RoofDuality",
     "SemiMarkovElimination",
     "SubgraphSearch",
+    "Threshold",
     "Toulbar2",
     "VariableElimination",
 ]

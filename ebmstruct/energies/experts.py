@@ -1,0 +1,99 @@
+"""Products of experts: densities over vectors that multiply, so that energies add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebmstruct.energies.model import EnergyModel
+from ebmstruct.graph import BlockFactor, FactorGraph, Real, Variables
+
+
+class ProductOfExperts(EnergyModel):
+    """E(x) = sum_m E_m(x) over vectors: p(x) proportional to the product of the experts' densities (Hinton 2002).
+
+    dim: d; every instance is one site of ``Real(dim)``.  experts: torch modules from (B, d) to (B,), each the energy of one
+    expert, smooth in x. Each is a factor of its own, labelled ``expert0`` ..., so that a result tells what each says.
+    spread: adds |x|^2 / (2 spread^2), so that the density can be normalised whatever the experts are; None adds nothing.
+    An input may be anything: only how many there are counts.
+    Inference: minimisers and samplers of smooth energies; the log partition by annealed importance sampling.
+    """
+
+    def __init__(
+        self, dim: int, experts: Sequence[nn.Module], *, spread: float | None = None, block: str = "x"
+    ) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(_Expert(e) for e in experts)
+        self.spread = None if spread is None else Spread(spread)
+        self.dim, self.block = dim, block
+
+    def forward(self, inputs: Any) -> FactorGraph:
+        block = vectors(self.block, self.dim, len(inputs), self.device)
+        factors = [BlockFactor((self.block,), f"expert{m}", e) for m, e in enumerate(self.experts)]
+        if self.spread is not None:
+            factors.append(BlockFactor((self.block,), "spread", self.spread))
+        return FactorGraph([block], factors)
+
+
+class StudentTExpert(nn.Module):
+    """E(x) = sum_j a_j log(1 + (w_j^T (x - m))^2 / 2), a_j > 0: a product of Student-t experts.
+
+    Teh, Welling, Osindero and Hinton 2003: each w_j is a filter whose answer is mostly near zero and sometimes large.
+    dim: d.  count: of the experts j. The density can be normalised where the w_j span the space and the a_j are large
+    enough; with count = d it is independent components analysis with heavy tails, which needs a_j > 1/2.
+    Parameters: weight (count, d), random at first; log_power (count,), the logarithms of a_j; mean (d,).
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
+        self.log_power = nn.Parameter(torch.zeros(count))
+        self.mean = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,) of x (B, d)."""
+        answer = (x.to(self.mean.dtype) - self.mean) @ self.weight.T
+        return torch.log1p(0.5 * answer.square()) @ self.log_power.exp()
+
+
+class Spread(nn.Module):
+    """|x|^2 / (2 spread^2): what keeps an energy over vectors normalisable.  spread: a constant."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.spread = spread
+
+    def forward(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        """(B,) of x (n, d), summed over the sites of each instance."""
+        square = x.square().sum(1) / (2 * self.spread**2)
+        return sum_by_instance(square, offsets[0])
+
+
+class _Expert(nn.Module):
+    """An expert as the function of a block: the offsets of one site an instance say nothing."""
+
+    def __init__(self, expert: nn.Module) -> None:
+        super().__init__()
+        self.expert = expert
+
+    def forward(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        """(B,) of x (B, d)."""
+        out: Tensor = self.expert(x)
+        return out
+
+
+def vectors(block: str, dim: int, count: int, device: torch.device) -> Variables:
+    """A block of one vector (dim,) for each of ``count`` instances."""
+    return Variables(block, Real(dim), torch.arange(count + 1, device=device))
+
+
+def sum_by_instance(rows: Tensor, offsets: Tensor) -> Tensor:
+    """(B,) sums of rows (n,) over the sites of each instance; differentiable as often as wanted."""
+    count = offsets.numel() - 1
+    instance = torch.repeat_interleave(
+        torch.arange(count, device=rows.device), offsets.diff(), output_size=rows.shape[0]
+    )
+    return rows.new_zeros(count).index_add(0, instance, rows)

@@ -1,0 +1,158 @@
+"""Restricted Boltzmann machines: visible and hidden units, joined to each other and not among themselves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ebmstruct.energies.experts import vectors
+from ebmstruct.energies.model import EnergyModel
+from ebmstruct.graph import BlockFactor, Discrete, FactorGraph, ResidualFactor, TableFactor, Variables
+
+Form = Literal["joint", "free"]
+
+
+class BoltzmannMachine(EnergyModel):
+    """A restricted Boltzmann machine with binary or categorical visible units and binary hidden ones.
+
+    E(v, h) = -sum_i b_i[v_i] - sum_j c_j h_j - sum_ij W_ij[v_i] h_j (Smolensky 1986; softmax visible units:
+    Salakhutdinov, Mnih and Hinton 2007). With two states b_i[0] and W_ij[0] are zero, so that b, c, W are the usual ones.
+
+    visible, hidden: how many units.  states: K of a visible unit.
+    form: ``joint``, a graph of two blocks, of which ``hidden_block`` is latent: a target does not know it, a query sums it
+    out, Gibbs sampling draws the blocks in turn; ``free``, the visible block alone with the free energy
+    F(v) = -sum_i b_i[v_i] - sum_j softplus(c_j + sum_i W_ij[v_i]), also of weights in place of states.
+    An input may be anything: only how many there are counts. Parameters: visible_bias, hidden_bias, weight.
+    Cost: O(visible hidden K) rows an instance in the joint form, which shares one set of tables; a product of matrices in
+    the free form. Log partition: exact in the joint form where the fewer units of either side are about 20.
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        hidden: int,
+        *,
+        states: int = 2,
+        form: Form = "joint",
+        visible_block: str = "v",
+        hidden_block: str = "h",
+    ) -> None:
+        super().__init__()
+        free = 1 if states == 2 else states
+        self.visible_bias = nn.Parameter(torch.zeros(visible, free))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.weight = nn.Parameter(torch.randn(visible, free, hidden) * 0.01)
+        self.visible, self.hidden, self.states, self.form = visible, hidden, states, form
+        self.visible_block, self.hidden_block = visible_block, hidden_block
+        self.free_energy = FreeEnergyOfHidden()
+
+    def forward(self, inputs: Any) -> FactorGraph:
+        count, device = len(inputs), self.device
+        v = Variables(self.visible_block, Discrete(self.states), torch.arange(count + 1, device=device) * self.visible)
+        bias, weight = self._of_states(self.visible_bias), self._of_states(self.weight)
+        unary = TableFactor((v.name,), "visible", (-bias).repeat(count, 1))
+        if self.form == "free":
+            given = tuple(t.expand(count, *t.shape) for t in (self.hidden_bias, weight.flatten(0, 1)))
+            return FactorGraph([v], [unary, BlockFactor((v.name,), "hidden", self.free_energy, given, relaxed=True)])
+        h = Variables(self.hidden_block, Discrete(2), torch.arange(count + 1, device=device) * self.hidden)
+        index, rows = all_pairs(count, self.visible, self.hidden, device)
+        tables = torch.stack([torch.zeros_like(weight), -weight], -1)  # (visible, K, hidden, 2)
+        pairs = TableFactor(
+            (v.name, h.name), "weight", tables.transpose(1, 2).reshape(-1), index, rows * (2 * self.states)
+        )
+        hidden = torch.stack([torch.zeros_like(self.hidden_bias), -self.hidden_bias], 1)
+        return FactorGraph([v, h], [unary, TableFactor((h.name,), "hidden", hidden.repeat(count, 1)), pairs])
+
+    def _of_states(self, parameter: Tensor) -> Tensor:
+        """A parameter (visible, K, ...): with two states the first has none."""
+        if self.states != 2:
+            return parameter
+        return torch.cat([torch.zeros_like(parameter), parameter], 1)
+
+
+class FreeEnergyOfHidden(nn.Module):
+    """-sum_j softplus(c_j + sum_ik w_ik W_ikj): hidden units summed out, visible weights w (B V, K)."""
+
+    def forward(self, weights: Tensor, bias: Tensor, weight: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        """(B,) of weights (B V, K), bias (B, H) and weight (B, V K, H), the same in every instance."""
+        flat = weights.reshape(bias.shape[0], weight.shape[1]).to(weight.dtype)
+        answer = torch.einsum("bv,bvh->bh", flat, weight)
+        return -nn.functional.softplus(bias + answer).sum(1)
+
+
+class GaussianBoltzmannMachine(EnergyModel):
+    """A restricted Boltzmann machine with Gaussian visible units and binary hidden ones.
+
+    E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - sum_j c_j h_j - sum_ij (v_i / s_i) W_ij h_j (Hinton and Salakhutdinov 2006;
+    spreads s as Krizhevsky 2009).
+
+    dim, hidden: how many units. The visible block is one site of ``Real(dim)``.
+    form: ``joint``, two blocks. The square of v is shared out among the hidden units, so that the energy is a sum of
+    squares that are linear in v and of tables over h: solvers of conditional Gaussians are exact on it (given h, v is
+    Gaussian), and Gibbs sampling draws the blocks in turn.
+    ``free``: F(v) = sum_i (v_i - b_i)^2 / (2 s_i^2) - sum_j softplus(c_j + sum_i v_i W_ij / s_i), smooth.
+    An input may be anything: only how many there are counts. Parameters: visible_bias (d,), log_spread (d,), hidden_bias
+    (H,), weight (d, H).
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, *, form: Form = "joint", visible_block: str = "v", hidden_block: str = "h"
+    ) -> None:
+        super().__init__()
+        self.visible_bias = nn.Parameter(torch.zeros(dim))
+        self.log_spread = nn.Parameter(torch.zeros(dim))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.weight = nn.Parameter(torch.randn(dim, hidden) * 0.01)
+        self.dim, self.hidden, self.form = dim, hidden, form
+        self.visible_block, self.hidden_block = visible_block, hidden_block
+        self.squares, self.free_energy = ShareOfSquare(), GaussianFreeEnergy()
+
+    def forward(self, inputs: Any) -> FactorGraph:
+        count, device = len(inputs), self.device
+        v = vectors(self.visible_block, self.dim, count, device)
+        spread = self.log_spread.exp()
+        if self.form == "free":
+            given = (self.visible_bias, spread, self.hidden_bias, self.weight)
+            function = BlockFactor(
+                (v.name,), "hidden", self.free_energy, tuple(t.expand(count, *t.shape) for t in given)
+            )
+            return FactorGraph([v], [function])
+        h = Variables(self.hidden_block, Discrete(2), torch.arange(count + 1, device=device) * self.hidden)
+        index, rows = all_pairs(count, 1, self.hidden, device)
+        # sum_i ((v_i - b_i) / (s_i r) - r W_ij h_j)^2 / 2 with r^2 hidden units has terms of h alone, which go back here
+        root = self.hidden**0.5
+        alone = (self.visible_bias / spread) @ self.weight + 0.5 * self.hidden * self.weight.square().sum(0)
+        hidden = torch.stack([torch.zeros_like(alone), -self.hidden_bias - alone], 1)
+        shared = (self.visible_bias, 1 / (spread * root))
+        parameters = (*(t.expand(rows.numel(), -1) for t in shared), (root * self.weight.T).repeat(count, 1))
+        squares = ResidualFactor((v.name, h.name), "weight", self.squares, index, parameters, linear=True)
+        return FactorGraph([v, h], [TableFactor((h.name,), "hidden", hidden.repeat(count, 1)), squares])
+
+
+class ShareOfSquare(nn.Module):
+    """(v - b) p - h w: what one hidden unit sees of the visible units, affine in v."""
+
+    def forward(self, v: Tensor, h: Tensor, bias: Tensor, precision: Tensor, weight: Tensor) -> Tensor:
+        """(m, d) of v (m, d) and states h (m,)."""
+        return (v - bias) * precision - h[:, None].to(v.dtype) * weight
+
+
+class GaussianFreeEnergy(nn.Module):
+    """sum_i (v_i - b_i)^2 / (2 s_i^2) - sum_j softplus(c_j + sum_i v_i W_ij / s_i)."""
+
+    def forward(
+        self, v: Tensor, bias: Tensor, spread: Tensor, hidden: Tensor, weight: Tensor, offsets: tuple[Tensor, ...]
+    ) -> Tensor:
+        """(B,) of v (B, d); the others are the same in every instance."""
+        answer = hidden + torch.einsum("bd,bdh->bh", v / spread, weight.to(v.dtype))
+        return 0.5 * ((v - bias) / spread).square().sum(1) - nn.functional.softplus(answer).sum(1)
+
+
+def all_pairs(count: int, first: int, second: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(2, count * first * second) long: all pairs of sites of two blocks; and the number of each within its instance."""
+    rows = torch.arange(first * second, device=device)
+    instance = torch.arange(count, device=device)[:, None]
+    left, right = instance * first + rows // second, instance * second + rows % second
+    return torch.stack([left.reshape(-1), right.reshape(-1)]), rows.repeat(count)

@@ -1,0 +1,24 @@
+"""What this plugin offers, by name; nothing is imported until a task file asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ebmstruct.extend import hookimpl
+
+
+@hookimpl
+def ebmstruct_tasks() -> Mapping[str, str]:
+    """``multilabel.classification``."""
+    return {"classification": "ebmstruct_multilabel.task:Classification"}
+
+
+@hookimpl
+def ebmstruct_energies() -> Mapping[str, str]:
+    """``multilabel.mlp``, ``multilabel.mixture``, ``multilabel.pairwise`` and ``multilabel.spen``."""
+    return {
+        "mlp": "ebmstruct_multilabel.mlp:MLP",
+        "mixture": "ebmstruct_multilabel.mixture:Mixture",
+        "pairwise": "ebmstruct_multilabel.pairwise:Pairwise",
+        "spen": "ebmstruct_multilabel.spen:SPEN",
+    }
