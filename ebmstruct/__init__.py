@@ -28,6 +28,7 @@ _HOMES = {
         "Assignment",
         "BlockFactor",
         "ChainFactor",
+        "CountFactor",
         "Discrete",
         "Factor",
         "FactorGraph",
@@ -67,6 +68,7 @@ _HOMES = {
         "BranchAndBound",
         "Budget",
         "CPSAT",
+        "Cardinality",
         "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
@@ -93,6 +95,7 @@ _HOMES = {
         "NUTS",
         "ParallelTempering",
         "Query",
+        "RelaxedMeanField",
         "ReplicaExchange",
         "Result",
         "RoofDuality",
@@ -222,6 +225,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Cauchy as Cauchy
     from ebmstruct.graph import ChainFactor as ChainFactor
     from ebmstruct.graph import Continuous as Continuous
+    from ebmstruct.graph import CountFactor as CountFactor
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
@@ -256,6 +260,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import Cardinality as Cardinality
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
@@ -280,6 +285,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
+    from ebmstruct.inference import RelaxedMeanField as RelaxedMeanField
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality

@@ -42,6 +42,8 @@ CORE: dict[str, dict[str, str]] = {
         "cp_sat": "ebmstruct.inference.solvers:CPSAT",
         "exhaustive": "ebmstruct.inference.solvers:Exhaustive",
         "expected_f1": "ebmstruct.inference.solvers:ExpectedF1",
+        "relaxed_mean_field": "ebmstruct.inference.solvers:RelaxedMeanField",
+        "cardinality": "ebmstruct.inference.solvers:Cardinality",
         "threshold": "ebmstruct.inference.solvers:Threshold",
     },
     "loss": {

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.graph import Assignment, Discrete, FactorGraph
-from ebmstruct.inference.result import Ask, Budget, Marginals, Query, Samples, Status
+from ebmstruct.inference.result import Ask, Budget, Query, Status
 from ebmstruct.inference.solver import Solver
 
 
@@ -31,6 +31,13 @@ class Source:
             return Query(Ask.SAMPLE, num_samples=self.samples, temperature=self.temperature)
         return Query(Ask.MARGINALS, temperature=self.temperature)
 
+    @property
+    def named(self) -> Solver | None:
+        """The inner solver that is named, for losses to ask too; None where none is."""
+        from ebmstruct.inference.solvers import SOLVERS
+
+        return None if self.inner is None or self.inner not in SOLVERS else SOLVERS[self.inner]()
+
     def solver(self, graph: FactorGraph) -> Solver | str:
         """The inner solver, or in one sentence why there is none."""
         from ebmstruct.inference.engine import explain
@@ -45,9 +52,10 @@ class Source:
         choice = explain(graph, self.query)
         if choice.entries:
             return choice.entries[0].solver
-        walker = SOLVERS["gibbs_with_gradients"]()
-        if self.samples and walker.refuse(graph, self.query) is None:
-            return walker
+        for name in ("cardinality", "gibbs_with_gradients" if self.samples else "relaxed_mean_field"):
+            other = SOLVERS[name]()
+            if other.refuse(graph, self.query) is None:
+                return other
         way = "" if self.samples else "; samples above 0 draws sets instead, which more solvers can"
         return f"no solver can {self.query.ask.phrase} of this graph inside{way}"
 
@@ -76,7 +84,7 @@ def _binary(graph: FactorGraph, name: str) -> bool:
     domain = graph.variables[name].domain
     if not isinstance(domain, Discrete):
         return False
-    return domain.num_states == 2 if domain.uniform else bool((torch.as_tensor(domain.num_states) == 2).all())
+    return bool((domain.counts(graph.variables[name].num_sites) == 2).all()) and domain.largest == 2
 
 
 def decoding_refusal(graph: FactorGraph, query: Query, block: str | None, source: Source) -> str | None:
@@ -103,13 +111,12 @@ def believed(
 
     solver = source.solver(graph)
     assert isinstance(solver, Solver)  # refuse was asked before
-    options = {"temperature": source.temperature, "budget": budget, "generator": generator}
-    found: Marginals | Samples
+    t = source.temperature
     if source.samples:
-        found = sample(graph, solver, num_samples=source.samples, **options)
-        draws = found.values[block]
-        return Believed(draws.double().mean(0), draws, found.status, found.solver, found.exact)
-    found = marginals(graph, solver, **options)
+        drawn = sample(graph, solver, num_samples=source.samples, temperature=t, budget=budget, generator=generator)
+        draws = drawn.values[block]
+        return Believed(draws.double().mean(0), draws, drawn.status, drawn.solver, drawn.exact)
+    found = marginals(graph, solver, temperature=t, budget=budget, generator=generator)
     return Believed(found.beliefs[block][:, 1].double(), None, found.status, found.solver, found.exact)
 
 

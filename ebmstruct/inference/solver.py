@@ -58,7 +58,7 @@ class Solver(ABC):
     def least_energy(self) -> Solver | None:
         """What to ask in this solver's place where low energies or sums are meant, as losses do; itself.
 
-        A decoder, whose answers serve a task's metric, gives None: the engine chooses.
+        A decoder, whose answers serve a task's metric, gives the solver that it asks inside, or None: the engine chooses.
         """
         return self
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Classification": "ebmstruct_multilabel.task",
+    "Counted": "ebmstruct_multilabel.counted",
     "LabelSchema": "ebmstruct_multilabel.schema",
     "MLP": "ebmstruct_multilabel.mlp",
     "Mixture": "ebmstruct_multilabel.mixture",
     "Pairwise": "ebmstruct_multilabel.pairwise",
     "Row": "ebmstruct_multilabel.rows",
     "SPEN": "ebmstruct_multilabel.spen",
+    "ValueNetwork": "ebmstruct_multilabel.value_network",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_multilabel.counted import Counted as Counted
     from ebmstruct_multilabel.mixture import Mixture as Mixture
     from ebmstruct_multilabel.mlp import MLP as MLP
     from ebmstruct_multilabel.pairwise import Pairwise as Pairwise
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ebmstruct_multilabel.schema import LabelSchema as LabelSchema
     from ebmstruct_multilabel.spen import SPEN as SPEN
     from ebmstruct_multilabel.task import Classification as Classification
+    from ebmstruct_multilabel.value_network import ValueNetwork as ValueNetwork
 
 
 def __getattr__(name: str) -> Any:

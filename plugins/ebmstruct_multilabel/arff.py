@@ -78,7 +78,7 @@ def label_names(path: Path, names: Sequence[str], labels: Labels, relation: str 
         else:
             raise DataError(
                 f"{path}: which attributes are labels is not said: no XML file of labels is beside it, and no -C is "
-                "in the relation; set task.labels to such a file, to how many labels stand last (negative: first), or to names"
+                "in the relation; set task.labels to such a file, to how many are last (negative: first), or to names"
             )
     if isinstance(labels, str) and (labels.endswith(".xml") or Path(labels).is_file()):
         wanted = _xml_names(Path(labels))

@@ -27,8 +27,8 @@ KIND = "kind"
 class Mixture(EnergyModel):
     """E(x, z, y) = -gate_z(x) - log p(y | z, x) with a hidden kind z of the example and labels independent given it.
 
-    The graph is a star: log partitions, marginals and draws are exact, and the likelihood sums z out. Summed over z labels depend on each other (conditional Bernoulli mixtures, Li, Wang, Pavlu and
-    Aslam 2016).
+    The graph is a star: log partitions, marginals and draws are exact, and the likelihood sums z out. Summed over z labels
+    depend on each other (conditional Bernoulli mixtures, Li, Wang, Pavlu and Aslam 2016).
 
     components: states of z.  scores: ``own`` gives each component a network's outputs of its own, ``shifted`` one score
     for all and a learned shift a component and label, which has far fewer parameters.

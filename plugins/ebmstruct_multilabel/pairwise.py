@@ -93,7 +93,7 @@ def mutual_information(schema: LabelSchema) -> Tensor:
 
 def strongest_pairs(information: Tensor, count: int) -> Tensor:
     """(2, m) long: the pairs i < j with most information."""
-    pairs = torch.triu_indices(*information.shape, offset=1)
+    pairs = torch.triu_indices(len(information), len(information), offset=1)
     order = torch.argsort(information[pairs[0], pairs[1]], descending=True, stable=True)
     return pairs[:, order[:count]]
 

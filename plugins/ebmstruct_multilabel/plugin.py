@@ -15,10 +15,12 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
-    """``multilabel.mlp``, ``multilabel.mixture``, ``multilabel.pairwise`` and ``multilabel.spen``."""
+    """``multilabel.mlp``, ``.counted``, ``.mixture``, ``.pairwise``, ``.spen``, ``.value_network``."""
     return {
         "mlp": "ebmstruct_multilabel.mlp:MLP",
+        "counted": "ebmstruct_multilabel.counted:Counted",
         "mixture": "ebmstruct_multilabel.mixture:Mixture",
         "pairwise": "ebmstruct_multilabel.pairwise:Pairwise",
         "spen": "ebmstruct_multilabel.spen:SPEN",
+        "value_network": "ebmstruct_multilabel.value_network:ValueNetwork",
     }

@@ -6,20 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import nn
 
-from ebmstruct import BlockFactor, ConfigError, EnergyModel, FactorGraph
-from ebmstruct_multilabel.evidence import LABELS, Evidence, Inputs, Scaling, label_block, label_energies
+from ebmstruct import ConfigError, EnergyModel, FactorGraph
+from ebmstruct_multilabel.evidence import (
+    LABELS,
+    Evidence,
+    Inputs,
+    Scaling,
+    frequency_scores,
+    label_block,
+    label_energies,
+)
 from ebmstruct_multilabel.schema import LabelSchema
+from ebmstruct_multilabel.set_energy import SetEnergy
 
 
 class SPEN(EnergyModel):
-    """E(x, y) = -sum of scores of the labels in y, plus sum_h v_h softplus(c_h . y + b_h) (Belanger and McCallum 2016).
+    """E(x, y) = -sum of scores of the labels in y, plus sum_h v_h softplus(c_h . y + b_h(x)) (Belanger and McCallum 2016).
 
-    The second term sees the set alone, as measurements c of it, and takes weights of labels as well as labels, so that
-    mirror descent can move them. measurements: how many; they start small, so that training begins as an ``MLP``.
-    Other options as in ``Evidence``. Trained by the structured hinge or by the pseudo-likelihood.
+    The second term measures the set (c) beside what the input says (b), and takes weights of labels as well as labels, so
+    that mirror descent and mean field can move them. measurements: how many; they start small, so that training begins as
+    an ``MLP``.  conditional: whether b depends on the input; false is the original.
+    Other options as in ``Evidence``. Trained by the pseudo-likelihood, the structured hinge, or whatever takes it.
     """
 
     def __init__(
@@ -27,6 +36,7 @@ class SPEN(EnergyModel):
         schema: LabelSchema,
         *,
         measurements: int = 16,
+        conditional: bool = True,
         width: int = 512,
         depth: int = 1,
         dropout: float = 0.5,
@@ -36,30 +46,29 @@ class SPEN(EnergyModel):
         super().__init__()
         if measurements < 1:
             raise ConfigError([f"measurements: found {measurements}; at least 1 is needed"])
-        self.schema = schema
+        self.schema, self.conditional = schema, conditional
         labels = len(schema.labels)
         self.evidence = Evidence(
             schema,
-            labels,
+            labels + (measurements if conditional else 0),
             width=width,
             depth=depth,
             dropout=dropout,
             input_dropout=input_dropout,
             scaling=scaling,
         )
-        self.measure = nn.Linear(labels, measurements)
+        self.frequency = nn.Parameter(frequency_scores(schema) if conditional else torch.zeros(labels))
+        self.measure = nn.Parameter(0.3 * torch.randn(measurements, labels))
+        self.offset = nn.Parameter(torch.zeros(measurements))
         self.charge = nn.Parameter(0.1 * torch.randn(measurements))
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         return self.evidence.prepare(xs)
 
     def forward(self, inputs: Inputs) -> FactorGraph:
-        scores = self.evidence(inputs)
-        whole = BlockFactor((LABELS,), "set", self.set_energy, relaxed=True)
-        return FactorGraph([label_block(*scores.shape)], [label_energies(scores), whole])
-
-    def set_energy(self, weights: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
-        """(B,) the energy of whole sets; weights: (B * L, 2) over "out" and "in"."""
-        inside = weights[:, 1].reshape(-1, len(self.schema.labels))
-        out: Tensor = softplus(self.measure(inside.to(self.charge.dtype))) @ self.charge
-        return out
+        out = self.evidence(inputs)
+        labels = len(self.schema.labels)
+        scores = out[:, :labels] + self.frequency
+        offset = self.offset + out[:, labels:] if self.conditional else self.offset.expand(len(out), -1)
+        whole = SetEnergy((LABELS,), "set", self.measure, offset, self.charge)
+        return FactorGraph([label_block(len(out), labels)], [label_energies(scores), whole])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -202,7 +203,7 @@ def test_refusals() -> None:
 
 
 def test_energies_of_whole_sets_are_drawn() -> None:
-    """A function of whole sets has no marginals, which is said with a way out; its draws decode."""
+    """Marginals of a function of whole sets need one that takes weights, which is said with a way out; draws do not."""
 
     def energy(weights: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
         inside = weights[:, 1].reshape(-1, 40)
@@ -212,8 +213,43 @@ def test_energies_of_whole_sets_are_drawn() -> None:
         [es.Variables.of_lengths("labels", es.Discrete(2), [40, 40])],
         [es.BlockFactor(("labels",), "set", energy, relaxed=True)],
     )
+    rigid = es.FactorGraph(list(graph.variables.values()), [replace(graph.factors[0], relaxed=False)])
     with pytest.raises(SolverRefusal, match="samples above 0"):
-        es.minimize(graph, es.ExpectedF1())
+        es.minimize(rigid, es.ExpectedF1())
+    assert es.minimize(graph, es.ExpectedF1()).stats["by"] == "relaxed_mean_field"
     found = es.minimize(graph, es.ExpectedF1(samples=20), generator=torch.Generator().manual_seed(0))
     assert found.assignment["labels"].reshape(2, 40)[:, 0].tolist() == [1, 1]
     assert found.stats["by"] == "gibbs_with_gradients"
+
+
+def test_relaxed_mean_field_is_mean_field_on_tables() -> None:
+    """On weakly coupled tables both find the one fixed point; without coupling it is exact; evidence is kept."""
+    graph = random_chain([5, 3], 2, torch.Generator().manual_seed(4))
+    weak = es.FactorGraph(list(graph.variables.values()), [f.scaled(0.3) for f in graph.factors])
+    mine, theirs = es.marginals(weak, es.RelaxedMeanField(tolerance=1e-9)), es.marginals(weak, es.MeanField())
+    name = next(iter(graph.variables))
+    torch.testing.assert_close(mine.beliefs[name], theirs.beliefs[name], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(mine.log_partition, theirs.log_partition.double(), atol=1e-8, rtol=1e-8)
+    assert (mine.log_partition <= es.log_partition(weak) + 1e-9).all() and not mine.exact
+    chances = torch.tensor([0.9, 0.2, 0.5])
+    alone = es.marginals(independent(chances, [2, 1]), es.RelaxedMeanField())
+    torch.testing.assert_close(alone.beliefs["labels"][:, 1], chances.double(), atol=1e-4, rtol=1e-4)
+    fixed = es.Assignment({name: torch.ones(8, dtype=torch.long)}, {name: torch.arange(8) == 2})
+    assert es.marginals(weak.condition(fixed), es.RelaxedMeanField()).beliefs[name][2].tolist() == [0.0, 1.0]
+
+
+def test_relaxed_mean_field_of_a_network_is_stationary() -> None:
+    """Each weight is the logistic function of minus the relaxed energy's own gradient there, to the tolerance."""
+    weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(5))
+
+    def energy(weights: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        inside = weights[:, 1].reshape(-1, 5).float()
+        return torch.nn.functional.softplus(inside @ weight.T).sum(1)
+
+    block = es.Variables.of_lengths("labels", es.Discrete(2), [5, 5])
+    graph = es.FactorGraph([block], [es.BlockFactor(("labels",), "set", energy, relaxed=True)])
+    found = es.marginals(graph, es.RelaxedMeanField(tolerance=1e-5))
+    p = found.beliefs["labels"][:, 1].float().requires_grad_(True)
+    energy(torch.stack([1 - p, p], dim=1), ()).sum().backward()
+    torch.testing.assert_close(p.detach(), torch.sigmoid(-p.grad), atol=3e-5, rtol=0)  # type: ignore[operator]
+    assert found.statuses == [Status.CONVERGED] * 2

@@ -12,6 +12,7 @@ import torch
 
 import ebmstruct as es
 from ebmstruct.cli import main
+from ebmstruct_multilabel.counted import Counted
 from ebmstruct_multilabel.metrics import best_threshold, calibration, f1, set_scores, together
 from ebmstruct_multilabel.mixture import Mixture
 from ebmstruct_multilabel.mlp import MLP
@@ -20,6 +21,7 @@ from ebmstruct_multilabel.rows import Row
 from ebmstruct_multilabel.schema import LabelSchema, fitted
 from ebmstruct_multilabel.spen import SPEN
 from ebmstruct_multilabel.task import Classification
+from ebmstruct_multilabel.value_network import ValueNetwork
 
 SMALL = {"width": 16}
 
@@ -143,9 +145,11 @@ ENERGIES = {
     "mlp": lambda schema: MLP(schema, **SMALL),
     "mixture own": lambda schema: Mixture(schema, components=3, **SMALL),
     "mixture shifted": lambda schema: Mixture(schema, components=3, scores="shifted", **SMALL),
+    "counted": lambda schema: Counted(schema, counts=4, **SMALL),
     "tree": lambda schema: Pairwise(schema, **SMALL),
     "pairs": lambda schema: Pairwise(schema, pairs=9, **SMALL),
     "spen": lambda schema: SPEN(schema, measurements=4, **SMALL),
+    "value network": lambda schema: ValueNetwork(schema, hidden=8, **SMALL),
 }
 
 
@@ -156,11 +160,11 @@ def test_energies_learn(name: str, schema: LabelSchema) -> None:
     model = ENERGIES[name](schema)
     task, examples = Classification(), some(64)
     loss: es.Loss = (
-        es.NegativeLogLikelihood()
-        if name in ("mlp", "mixture own", "mixture shifted", "tree")
-        else es.PseudoLikelihood()
+        es.NegativeLogLikelihood() if name not in ("pairs", "spen", "value network") else es.PseudoLikelihood()
     )
-    trace = es.fit(model, task, schema, examples, loss, es.TrainingOptions(epochs=4, batch_size=16, lr=0.02))
+    solver = es.Cardinality() if name == "counted" else None
+    options = es.TrainingOptions(epochs=4, batch_size=16, lr=0.02)
+    trace = es.fit(model, task, schema, examples, loss, options, solver=solver)
     losses = [row["loss"] for row in trace.epochs]
     assert losses[-1] < 0.9 * losses[0]
     graph = model.graph([e.x for e in examples[:2]])
@@ -253,3 +257,43 @@ def test_the_task_file_parses(multilabel: Path) -> None:
 
     config = load_config(Path(__file__).parents[2] / "tasks" / "multilabel.yaml")
     assert config.task_name == "multilabel.classification"
+
+
+def test_set_energy_conditionals_are_its_energies(schema: LabelSchema) -> None:
+    """The quick energies of single changes are those of the changed sets, up to a constant a site; weights agree too."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        graph = SPEN(schema, measurements=4, **SMALL).eval().graph([e.x for e in some(2)])
+    graph = graph.with_values({f.label: [v.detach() for v in f.values()] for f in graph.factors})
+    n = graph.variables["labels"].num_sites
+    y = torch.randint(0, 2, (n,), generator=torch.Generator().manual_seed(0))
+    quick = graph.conditionals("labels", {"labels": y})
+    for site in range(n):
+        energies = []
+        for state in (0, 1):
+            changed = y.clone()
+            changed[site] = state
+            energies.append(float(graph.energy({"labels": changed})[site // len(schema.labels)]))
+        assert float(quick[site, 1] - quick[site, 0]) == pytest.approx(energies[1] - energies[0], abs=1e-4)
+    weights = torch.nn.functional.one_hot(y, 2).double()
+    torch.testing.assert_close(
+        graph.relaxed_energy({"labels": weights}), graph.energy({"labels": y}), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_every_option_is_documented(multilabel: Path) -> None:
+    """docs/multilabel.md names every energy and every key of the task and the energies, and its task files parse."""
+    from ebmstruct.extend.components import Components, options_of
+    from ebmstruct.run.config import parse_config
+
+    page = (Path(__file__).parents[2] / "docs" / "multilabel.md").read_text(encoding="utf-8")
+    components = Components()
+    for kind in ("task", "energy"):
+        for name in (n for n in components.names(kind, "multilabel") if n.startswith("multilabel.")):
+            assert f"`{name}`" in page, name
+            for key in options_of(components.resolve(kind, name), skip=int(kind == "energy")):
+                assert f"`{key}`" in page, f"{name}: {key}"
+    blocks = [b.split("\n```")[0] for b in page.split("```\n") if b.startswith("task:")]
+    assert len(blocks) >= 2
+    for block in blocks:
+        parse_config(block, "multilabel.md")

@@ -9,6 +9,7 @@ from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
+from ebmstruct.inference.solvers.cardinality import Cardinality
 from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
@@ -38,6 +39,7 @@ from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
 from ebmstruct.inference.solvers.mixed_gibbs import MixedGibbs
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
+from ebmstruct.inference.solvers.relaxed_mean_field import RelaxedMeanField
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
@@ -98,6 +100,8 @@ SOLVERS: dict[str, type[Solver]] = {
         AmortisedInference,
         ExpectedF1,
         Threshold,
+        RelaxedMeanField,
+        Cardinality,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -121,6 +125,7 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "Cardinality",
     "ConditionalGaussian",
     "BranchAndBound",
     "DualAscent",
@@ -144,6 +149,7 @@ __all__ = [
     "MiniBucket",
     "NUTS",
     "ParallelTempering",
+    "RelaxedMeanField",
     "ReplicaExchange",
     "RoofDuality",
     "SemiMarkovElimination",

@@ -56,7 +56,7 @@ class ExpectedF1(Solver):
         return Source(self.inner, self.samples, self.temperature)
 
     def least_energy(self) -> Solver | None:
-        return None
+        return self.source.named
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         return decoding_refusal(graph, query, self.block, self.source)

@@ -59,7 +59,7 @@ class Threshold(Solver):
         return Source(self.inner, self.samples, self.temperature)
 
     def least_energy(self) -> Solver | None:
-        return None
+        return self.source.named
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
         return decoding_refusal(graph, query, self.block, self.source)

@@ -145,7 +145,8 @@ def least_outside(
             ball = OutsideBall(graph, centre, fixed, known, radius)
             steps = tuple(ball._domain(n).local(centre[n], values[n]) for n in ball.names)
             steps = _off_centre(ball, steps, generator)
-            values = ball.values(minimize_point(ball, steps, DescentOptions(tolerance=SLOPE, max_iterations=ITERATIONS)).point)
+            options = DescentOptions(tolerance=SLOPE, max_iterations=ITERATIONS)
+            values = ball.values(minimize_point(ball, steps, options).point)
             if not any(isinstance(v.domain, Discrete) and v.num_sites for v in graph.variables.values()):
                 break
             again = dict(minimize(graph.condition(Assignment(values))).assignment.items())
