@@ -220,6 +220,12 @@ def test_edges_count_once() -> None:
     assert linked.select([1]).edges.tolist() == [[1], [0]] and linked.links()[0].shape == (2, 6)
     with pytest.raises(GraphError, match="site that does not exist"):
         LinkedSites.of([(features(2), torch.tensor([[0], [2]]))])
+    with pytest.raises(GraphError, match="2 edges but 3 rows"):
+        LinkedSites.of([NodeGraph(features(2), edges[:, :2], torch.ones(3))])
+    with pytest.raises(GraphError, match="edge_index .* are needed"):
+        LinkedSites.of([NodeGraph(torch.ones(2), edges[:, :2])])
+    weighted = LinkedSites.of([NodeGraph(features(4), edges[:, :2], torch.ones(2))])
+    assert weighted.edge_features is not None and weighted.edge_features.shape == (2, 1)
     with pytest.raises(GraphError, match="none in others"):
         LinkedSites.of([NodeGraph(features(1), edges[:, :0]), NodeGraph(features(1), edges[:, :0], features(0, 1))])
 

@@ -233,7 +233,7 @@ def two_maps(seed: int) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
 
 POSITIVE: dict[str, es.Loss] = {
     "hinge": es.StructuredHinge(),
-    "slack": es.StructuredHinge(rescaling="slack"),
+    "slack": es.StructuredHinge(rescaling="slack", steps=4, best=1),
     "generalized_hinge": es.GeneralizedHinge(),
     "log": es.LogLoss(),
     "square_square": es.SquareSquare(gap=4.0),

@@ -94,9 +94,7 @@ class LinkedSites:
     @classmethod
     def of(cls, xs: Sequence[Any]) -> LinkedSites:
         """The union of graphs: `NodeGraph`, PyG's ``Data``, or tuples of its fields. GraphError on bad edges."""
-        graphs = [NodeGraph(*x) if isinstance(x, tuple) else x for x in xs]
-        for number, graph in enumerate(graphs):
-            _check(graph, number)
+        graphs = [_checked(NodeGraph(*x) if isinstance(x, tuple) else x, number) for number, x in enumerate(xs)]
         sites = Sites.of([g.x for g in graphs])
         lengths = torch.tensor([g.edge_index.shape[1] for g in graphs], dtype=torch.long)
         offsets = offsets_of(lengths)
@@ -164,11 +162,18 @@ def first_of_pairs(edges: Tensor) -> Tensor:
     return (first[code] == rows) & (low != high)
 
 
-def _check(graph: Any, number: int) -> None:
-    edges, sites = graph.edge_index, graph.x.shape[0]
+def _checked(graph: Any, number: int) -> NodeGraph:
+    """The graph with a column of features for each edge, where one number each was given; GraphError where it is none."""
+    x, edges, features = graph.x, graph.edge_index, graph.edge_attr
+    if x is None or edges is None or x.dim() != 2:
+        raise GraphError(f"input {number}: x (n, F) and edge_index (2, m) are needed; found {graph}")
+    sites = x.shape[0]
     if edges.dim() != 2 or edges.shape[0] != 2 or edges.dtype != torch.long:
         raise GraphError(
             f"input {number}: edges must be (2, m) long; found {edges.dtype} of shape {tuple(edges.shape)}"
         )
     if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= sites):
         raise GraphError(f"input {number}: an edge names a site that does not exist; it has sites 0 to {sites - 1}")
+    if features is not None and features.shape[0] != edges.shape[1]:
+        raise GraphError(f"input {number}: {edges.shape[1]} edges but {features.shape[0]} rows of features for them")
+    return NodeGraph(x, edges, features[:, None] if features is not None and features.dim() == 1 else features)

@@ -22,8 +22,8 @@ class SecondOrderChainEnergy(EnergyModel):
 
     width, states, encoder, block: as for `ChainEnergy`.  An input is a tensor (n, F).
     The block holds the states themselves, so that targets, partly known ones and costs are those of a chain.
-    Inference: exact, by a junction tree with tables of K^3; a chain over pairs of states, which ``nlp.second_order_chain``
-    is, takes a tenth of the time where its encoding of targets is no burden. Cost of the energy O(n K width).
+    Inference: exact, by a junction tree with tables of K^3. A chain over pairs of states, as in ``nlp.second_order_chain``,
+    takes a fifteenth of the time, but its targets must be spelt in pairs. Cost of the energy O(n K width).
     """
 
     def __init__(self, width: int, states: int, *, encoder: nn.Module | None = None, block: str = "y") -> None:

@@ -17,8 +17,10 @@ from ebmstruct.learning.losses.latent_sites import known_sites
 
 ROUNDS = 3
 """Turns of descending outside the ball and of minimising the discrete sites at the point found."""
-ITERATIONS = 200
+ITERATIONS = 100
 """Steps of one descent."""
+SLOPE = 1e-4
+"""A descent ends where no entry of its gradient is larger; the error of the energy is of the order of its square."""
 
 
 def distances(graph: FactorGraph, target: Assignment, values: Mapping[str, Tensor]) -> Tensor:
@@ -143,7 +145,8 @@ def least_outside(
             ball = OutsideBall(graph, centre, fixed, known, radius)
             steps = tuple(ball._domain(n).local(centre[n], values[n]) for n in ball.names)
             steps = _off_centre(ball, steps, generator)
-            values = ball.values(minimize_point(ball, steps, DescentOptions(max_iterations=ITERATIONS)).point)
+            options = DescentOptions(tolerance=SLOPE, max_iterations=ITERATIONS)
+            values = ball.values(minimize_point(ball, steps, options).point)
             if not any(isinstance(v.domain, Discrete) and v.num_sites for v in graph.variables.values()):
                 break
             again = dict(minimize(graph.condition(Assignment(values))).assignment.items())
