@@ -44,6 +44,10 @@ class Entry:
 
 PLAIN = Entry({}, {})
 FAR = "the least energy of these chains lies far above 0, so no energy is 0 or worth 1 where the loss wants it to be"
+SQUARES: dict[tuple[Kind, bool], str] = {
+    **dict.fromkeys([("continuous", False), ("continuous", True)], FAR),
+    **dict.fromkeys([("mixed", False), ("mixed", True)], "squares of energies far from 0 need clipped gradients"),
+}
 ENTRIES: dict[str, Entry] = {
     "score_matching": Entry(
         {}, {}, excused={("continuous", True): "slopes hardly tell the weights of modes far apart"}
@@ -64,12 +68,8 @@ ENTRIES: dict[str, Entry] = {
     "contrastive_divergence": Entry({}, {}, differentiable=False),
     "persistent_contrastive_divergence": Entry({"size": 100}, {}, differentiable=False),
     "sampled_likelihood": Entry({"samples": 50}, {}, differentiable=False),
-    "square_square": Entry(
-        {}, {"clip": 5.0}, excused=dict.fromkeys([("continuous", False), ("continuous", True)], FAR)
-    ),
-    "square_exponential": Entry(
-        {}, {"clip": 5.0}, excused=dict.fromkeys([("continuous", False), ("continuous", True)], FAR)
-    ),
+    "square_square": Entry({}, {}, excused=SQUARES),
+    "square_exponential": Entry({}, {}, excused=SQUARES),
     "value_matching": Entry(
         {},
         {},
