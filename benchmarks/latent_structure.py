@@ -3,9 +3,9 @@
 usage: python -m benchmarks.latent_structure [--seeds 5]
 
 The images are scikit-learn's (1,797 of 8 x 8, 43 writers). A model sees them and must tell odd from even; nobody tells
-it which digits there are. With latent sites every label has five sub-types with energies of their own; the twin has one, so
-that it is a linear classifier, or a linear chain. In sequences of eight, four in five digits follow from the one before by a
-table of which parities alone tell little, so that what helps is to know the digit: transitions are between sub-types.
+it which digits there are. With latent sites every label has five sub-types with energies of their own; the twin has one,
+so that it is a linear classifier, or a linear chain. In sequences of eight, four in five digits follow from the one before
+by a table of which parities alone tell little, so that what helps is to know the digit: transitions are between sub-types.
 
 Latent sites are summed out (hidden CRF: Quattoni et al. 2007; in chains, Morency et al. 2007) or minimised over (latent
 structural SVM: Yu and Joachims 2009). First weights are random, or, in the rows "from clusters", those of five k-means
@@ -130,7 +130,7 @@ def _sequences(digits: Tensor, generator: torch.Generator) -> list[Tensor]:
 
 @torch.no_grad()
 def start_from(model: SubTypes, centres: Tensor) -> None:
-    """Give each sub-type the energy SHARPNESS / 2 times the squared distance from its cluster's centre, up to a constant."""
+    """Give each sub-type the energy SHARPNESS / 2 * |x - its cluster's centre|^2, up to a constant."""
     model.weight.copy_(-SHARPNESS * centres.T)
     model.bias.copy_(0.5 * SHARPNESS * centres.square().sum(1))
 

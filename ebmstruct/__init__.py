@@ -28,6 +28,7 @@ _HOMES = {
         "Assignment",
         "BlockFactor",
         "ChainFactor",
+        "CountFactor",
         "Discrete",
         "Factor",
         "FactorGraph",
@@ -67,9 +68,11 @@ _HOMES = {
         "BranchAndBound",
         "Budget",
         "CPSAT",
+        "Cardinality",
         "ConditionalGaussian",
         "DualAscent",
         "Exhaustive",
+        "ExpectedF1",
         "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
@@ -84,7 +87,6 @@ _HOMES = {
         "LinearProgram",
         "MarginalElimination",
         "Langevin",
-        "LinearProgram",
         "MALA",
         "MarginalSearch",
         "Marginals",
@@ -93,6 +95,7 @@ _HOMES = {
         "NUTS",
         "ParallelTempering",
         "Query",
+        "RelaxedMeanField",
         "ReplicaExchange",
         "Result",
         "RoofDuality",
@@ -101,9 +104,8 @@ _HOMES = {
         "Solver",
         "Status",
         "SubgraphSearch",
+        "Threshold",
         "Toulbar2",
-        "MixedEnumeration",
-        "Alternating",
         "SGLD",
         "UnderdampedLangevin",
         "VariableElimination",
@@ -138,6 +140,10 @@ _HOMES = {
         "graph_network",
     ),
     "ebmstruct.learning": (
+        "ConcaveConvex",
+        "EnergyLoss",
+        "GeneralizedHinge",
+        "LogLoss",
         "FenchelYoung",
         "Implicit",
         "Amortisation",
@@ -146,6 +152,8 @@ _HOMES = {
         "ContrastiveDivergence",
         "ExpectationMaximisation",
         "Loss",
+        "LVQ2",
+        "MinimumClassificationError",
         "NegativeLogLikelihood",
         "NoiseContrastiveEstimation",
         "Perceptron",
@@ -155,12 +163,14 @@ _HOMES = {
         "ScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
-        "PseudoLikelihood",
         "SampledLikelihood",
         "SoftmaxMargin",
+        "SquareExponential",
+        "SquareSquare",
         "StructuredHinge",
         "TrainingOptions",
         "TrainingTrace",
+        "ValueMatching",
         "Unrolled",
         "fit",
     ),
@@ -215,6 +225,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Cauchy as Cauchy
     from ebmstruct.graph import ChainFactor as ChainFactor
     from ebmstruct.graph import Continuous as Continuous
+    from ebmstruct.graph import CountFactor as CountFactor
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
@@ -249,9 +260,11 @@ if TYPE_CHECKING:
     from ebmstruct.inference import BlockGibbs as BlockGibbs
     from ebmstruct.inference import BranchAndBound as BranchAndBound
     from ebmstruct.inference import Budget as Budget
+    from ebmstruct.inference import Cardinality as Cardinality
     from ebmstruct.inference import ConditionalGaussian as ConditionalGaussian
     from ebmstruct.inference import DualAscent as DualAscent
     from ebmstruct.inference import Exhaustive as Exhaustive
+    from ebmstruct.inference import ExpectedF1 as ExpectedF1
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
     from ebmstruct.inference import GaussNewton as GaussNewton
@@ -272,6 +285,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import MixedGibbs as MixedGibbs
     from ebmstruct.inference import ParallelTempering as ParallelTempering
     from ebmstruct.inference import Query as Query
+    from ebmstruct.inference import RelaxedMeanField as RelaxedMeanField
     from ebmstruct.inference import ReplicaExchange as ReplicaExchange
     from ebmstruct.inference import Result as Result
     from ebmstruct.inference import RoofDuality as RoofDuality
@@ -280,6 +294,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Solver as Solver
     from ebmstruct.inference import Status as Status
     from ebmstruct.inference import SubgraphSearch as SubgraphSearch
+    from ebmstruct.inference import Threshold as Threshold
     from ebmstruct.inference import Toulbar2 as Toulbar2
     from ebmstruct.inference import UnderdampedLangevin as UnderdampedLangevin
     from ebmstruct.inference import VariableElimination as VariableElimination
@@ -290,14 +305,20 @@ if TYPE_CHECKING:
     from ebmstruct.inference import marginals as marginals
     from ebmstruct.inference import minimize as minimize
     from ebmstruct.inference import sample as sample
+    from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import Amortisation as Amortisation
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
+    from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
+    from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
+    from ebmstruct.learning import LogLoss as LogLoss
     from ebmstruct.learning import Loss as Loss
+    from ebmstruct.learning import MinimumClassificationError as MinimumClassificationError
     from ebmstruct.learning import NegativeLogLikelihood as NegativeLogLikelihood
     from ebmstruct.learning import NoiseContrastiveEstimation as NoiseContrastiveEstimation
     from ebmstruct.learning import Perceptron as Perceptron
@@ -309,10 +330,13 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ScoreMatching as ScoreMatching
     from ebmstruct.learning import Seal as Seal
     from ebmstruct.learning import SoftmaxMargin as SoftmaxMargin
+    from ebmstruct.learning import SquareExponential as SquareExponential
+    from ebmstruct.learning import SquareSquare as SquareSquare
     from ebmstruct.learning import StructuredHinge as StructuredHinge
     from ebmstruct.learning import TrainingOptions as TrainingOptions
     from ebmstruct.learning import TrainingTrace as TrainingTrace
     from ebmstruct.learning import Unrolled as Unrolled
+    from ebmstruct.learning import ValueMatching as ValueMatching
     from ebmstruct.learning import fit as fit
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load

@@ -63,6 +63,17 @@ ENTRIES: dict[str, Entry] = {
     "contrastive_divergence": Entry({}, {}, differentiable=False),
     "persistent_contrastive_divergence": Entry({"size": 100}, {}, differentiable=False),
     "sampled_likelihood": Entry({"samples": 50}, {}, differentiable=False),
+    "square_square": Entry({}, {"clip": 5.0}),
+    "square_exponential": Entry({}, {"clip": 5.0}),
+    "value_matching": Entry(
+        {},
+        {},
+        differentiable=False,
+        excused=dict.fromkeys(
+            [("mixed", False), ("mixed", True)],
+            "the task's cost says nothing of the points, so their value is not taught",
+        ),
+    ),
 }
 """Loss name to what the lab must know of it; a loss that is not here runs as it is."""
 

@@ -241,10 +241,7 @@ def test_expectation_maximisation_is_the_likelihood_at_a_refresh(name: str) -> N
     """Independent hidden sites: value and gradient are those of -log p. Others: the gradient in the mean."""
     graph = TABLES[name](seeded(0))
     exact_solver = es.JunctionTree()
-    if name == "rbm":
-        target = es.Assignment({"v": drawn_target(graph, 1)["v"]})
-    else:
-        target = drawn_target(graph, 1, 0.5)
+    target = es.Assignment({"v": drawn_target(graph, 1)["v"]}) if name == "rbm" else drawn_target(graph, 1, 0.5)
     loss = es.ExpectationMaximisation(samples=200, free="exact")
     truth = es.NegativeLogLikelihood()(graph, target, solver=exact_solver).value
     if name == "rbm":

@@ -246,7 +246,7 @@ def test_persistent_chains_with_terms() -> None:
 def test_a_machine_learns_its_data() -> None:
     """Persistent contrastive divergence finds the four tables of a chain of two sites: states' shares follow the data's."""
     shares = torch.tensor([[0.1, 0.2], [0.3, 0.4]], dtype=torch.float64)
-    rows = torch.tensor([[a, b] for a in (0, 1) for b in (0, 1) for _ in range(int(round(20 * float(shares[a, b]))))])
+    rows = torch.tensor([[a, b] for a in (0, 1) for b in (0, 1) for _ in range(round(20 * float(shares[a, b])))])
     block = es.Variables.of_lengths("y", es.Discrete(2), [2] * 20)
     table = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
     graph = es.FactorGraph([block], [es.ChainFactor(("y",), "pair", table)])

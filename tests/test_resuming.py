@@ -178,7 +178,7 @@ def test_a_state_that_cannot_be_kept_is_told_at_once() -> None:
 
 
 def test_settled_is_what_comes_back(tmp_path: Path) -> None:
-    """A tree that is settled equals what a checkpoint gives back, in types and memory order; what is so is not copied."""
+    """A settled tree is what a checkpoint gives back, in types, memory order and sharing; one that is so is not copied."""
     base = torch.arange(12.0).reshape(3, 4)
     tree = settled(
         {"t": base.t(), "part": base[1:], "whole": base, "pair": (1, "x"), "grad": base.requires_grad_() * 2}
@@ -188,8 +188,13 @@ def test_settled_is_what_comes_back(tmp_path: Path) -> None:
     assert back["pair"] == [1, "x"] == tree["pair"]
     assert all(torch.equal(back[k], tree[k]) and back[k].stride() == tree[k].stride() for k in ("t", "part", "grad"))
     assert torch.equal(whole, base) and torch.equal(part, base[1:]) and not tree["grad"].requires_grad
-    plain = torch.zeros(3)
-    assert settled([plain])[0].data_ptr() == plain.data_ptr()
+    buffer = torch.zeros(3)
+    twice = settled([buffer, {"same": buffer}])
+    assert twice[0] is buffer and twice[1]["same"] is buffer
+    save_tree(tmp_path / "t", twice)
+    first, second = load_tree(tmp_path / "t")
+    first.fill_(1.0)
+    assert torch.equal(second["same"], torch.ones(3))
 
 
 def test_a_checkpoint_is_fsynced_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,14 +242,14 @@ def kills() -> Any:
 def test_kill_and_resume(tmp_path: Path) -> None:
     """SIGKILL at two random moments, then --resume: weights, metrics, predictions, traces, report as if never killed."""
     module = kills()
-    outcome = module.try_kills(module.RUN, 2, tmp_path, seed=3)
+    outcome = module.try_kills(module.PERSISTENT, 2, tmp_path, seed=3)
     assert outcome.differences == () and outcome.same == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["run", "fit"])
+@pytest.mark.parametrize("way", ["RUN", "PERSISTENT", "FITTING"])
 def test_kill_and_resume_twenty_times(way: str, tmp_path: Path) -> None:
     """The same at 20 random moments, some within the write of a checkpoint, by the command and by fit: 20 of 20."""
     module = kills()
-    outcome = module.try_kills(module.RUN if way == "run" else module.FITTING, 20, tmp_path)
+    outcome = module.try_kills(getattr(module, way), 20, tmp_path)
     assert outcome.differences == () and outcome.same == 20

@@ -78,6 +78,8 @@ def _guess_of_scores(block: Variables, scores: Tensor) -> Tensor:
         logits = scores.reshape(block.num_sites, states)
     elif states == 2 and scores.numel() == block.num_sites:
         odds = scores.reshape(-1)
+        if block.discrete.uniform:  # far quicker than a softmax over two entries
+            return torch.stack([(-odds).sigmoid(), odds.sigmoid()], 1)
         logits = torch.stack([torch.zeros_like(odds), odds], 1)
     else:
         raise GraphError(

@@ -195,6 +195,14 @@ class Task(ABC):
         result = minimize(graph, solver, budget=budget)
         return Inference(result, self.decode(result.assignment, graph, schema))
 
+    def tune(self, model: EnergyModel, schema: Any, dev: Sequence[Example], *, solver: Solver | None = None) -> Any:
+        """The schema with what can only be chosen once the model is trained (a threshold), from dev examples.
+
+        The runner calls it before every evaluation on dev and once after training, and keeps what it returns with the
+        run. solver: the one that will answer. By default the schema is returned as it is.
+        """
+        return schema
+
     def read(self, raw: str) -> list[Any]:
         """The inputs in a piece of raw text that a user typed or a file held."""
         from ebmstruct.errors import PluginError

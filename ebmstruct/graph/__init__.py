@@ -3,6 +3,7 @@
 from ebmstruct.graph.assignment import Assignment
 from ebmstruct.graph.chains import ChainFactor
 from ebmstruct.graph.continuous import Continuous, Real
+from ebmstruct.graph.counts import CountFactor
 from ebmstruct.graph.domains import Discrete, Domain
 from ebmstruct.graph.factor_graph import FactorGraph, union
 from ebmstruct.graph.factors import BlockFactor, Factor
@@ -26,6 +27,7 @@ __all__ = [
     "Cauchy",
     "ChainFactor",
     "Continuous",
+    "CountFactor",
     "Discrete",
     "Domain",
     "Factor",

@@ -55,6 +55,13 @@ class Solver(ABC):
             f"{self.name} does not compute a differentiable log partition", {self.name: "it only minimises"}
         )
 
+    def least_energy(self) -> Solver | None:
+        """What to ask in this solver's place where low energies or sums are meant, as losses do; itself.
+
+        A decoder, whose answers serve a task's metric, gives the solver that it asks inside, or None: the engine chooses.
+        """
+        return self
+
     def cost(self, graph: FactorGraph, query: Query) -> Cost | None:
         """What ``solve`` is expected to cost; None where it cannot be said."""
         return None

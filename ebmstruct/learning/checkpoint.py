@@ -68,13 +68,15 @@ def settled(tree: Any) -> Any:
     """The tree as it will be after a checkpoint: detached, every tensor in memory of its own order, tuples as lists.
 
     What a loss keeps goes through this at each step, so that a training that is resumed and one that is not compute with
-    the same. A tensor that is settled already is not copied. TypeError for what no checkpoint holds.
+    the same. A tensor that is settled already stays itself, so that a buffer may be changed in place.
+    TypeError for what no checkpoint holds.
     """
     if isinstance(tree, Tensor):
         _kind(tree)
-        tree = tree.detach()
         plain = tree.is_contiguous() and tree.storage_offset() == 0
-        return tree if plain else tree.clone(memory_format=torch.contiguous_format)
+        if plain:
+            return tree.detach() if tree.requires_grad else tree
+        return tree.detach().clone(memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
         return {settled(k): settled(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -87,20 +89,21 @@ class _Tensors:
 
     def __init__(self) -> None:
         self.by_name: dict[str, Tensor] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[tuple[Any, ...], str] = {}
         self._memory: set[int] = set()
 
     def name(self, tensor: Tensor) -> str:
-        """The tensor's name; one that is there twice is written once."""
-        if id(tensor) not in self._names:
+        """The tensor's name; one that is there twice is written once, and comes back as one."""
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if key not in self._names:
             own = tensor.detach().cpu().contiguous()
             storage = own.untyped_storage()
             if storage.nbytes() != own.nbytes or storage.data_ptr() in self._memory:
                 own = own.clone()
             self._memory.add(own.untyped_storage().data_ptr())
-            self._names[id(tensor)] = name = str(len(self.by_name))
+            self._names[key] = name = str(len(self.by_name))
             self.by_name[name] = own
-        return self._names[id(tensor)]
+        return self._names[key]
 
 
 def _flatten(tree: Any, found: _Tensors) -> Any:

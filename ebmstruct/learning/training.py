@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import time
@@ -238,9 +239,10 @@ class _Training:
         state = self.at.loss_state
 
         def closure() -> float:
-            # the line search needs one function, not a new one at each call: the same noise, the same chains
+            # the line search needs one function, not a new one at each call: the same noise, the same chains, and a copy
+            # of them, since a loss may change its buffer in place
             self._seed_noise(0)
-            self.at.loss_state = state
+            self.at.loss_state = copy.deepcopy(state)
             self.at.optimizer.zero_grad(set_to_none=True)
             figures = Sums(steps=1)
             for begin in range(0, len(self.ys), _PIECE):

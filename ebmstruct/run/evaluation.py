@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ebmstruct.errors import PluginError
@@ -84,7 +85,7 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
     """A function that scores the model as it is now on the dev examples; inputs are prepared once.
 
     It gives the task's metrics that are fractions (counts are left out), and the mean energies of correct and
-    predicted outputs.
+    predicted outputs. What the task tunes on dev is tuned before.
     """
     prepared = predictor.model.prepare([example.x for example in examples])
 
@@ -92,11 +93,12 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
         training = predictor.model.training
         predictor.model.eval()
         try:
+            answering = tuned(predictor, examples)
             outputs: list[Any] = []
             energy: list[float] = []
             target: list[float] = []
             for positions in _batches(predictor, len(examples)):
-                graph, found = predictor.infer(
+                graph, found = answering.infer(
                     [examples[i].x for i in positions], prepared.select(positions), _budget(predictor)
                 )
                 outputs += found.outputs
@@ -111,6 +113,12 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
         return numbers | {k: v for k, v in means.items() if v is not None}
 
     return score
+
+
+def tuned(predictor: Predictor, dev: Sequence[Example]) -> Predictor:
+    """The predictor with what its task chooses on dev examples for the model as it is now."""
+    schema = predictor.task.tune(predictor.model, predictor.schema, dev, solver=predictor.solver)
+    return predictor if schema is predictor.schema else replace(predictor, schema=schema)
 
 
 def prediction_lines(task: Task, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
@@ -173,7 +181,8 @@ def _least_completion(predictor: Predictor, ys: Sequence[Any], graph: Any) -> Te
     if target.complete(graph.topology.names):
         energy: Tensor = graph.energy(target)
         return energy
-    return minimize(graph.condition(target), predictor.solver).energy
+    solver = None if predictor.solver is None else predictor.solver.least_energy()
+    return minimize(graph.condition(target), solver).energy
 
 
 def _facts(

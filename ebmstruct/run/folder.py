@@ -118,13 +118,17 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise storage.cannot_write(self.path, error) from error
+        self.write_schema(schema)
+        self.write_json(DATA, data)
+        storage.write_text(self.path / CONFIG, config_text)  # last: with it the run has begun, and can be resumed
+
+    def write_schema(self, schema: Schema) -> None:
+        """Write what the task has learned from the data apart from the weights."""
         values, tensors = schema.parts()
         self._check_schema(schema, values)
         storage.write_json(self.path / SCHEMA, values)
         if tensors:
             self._write_tensors(SCHEMA_TENSORS, tensors)
-        self.write_json(DATA, data)
-        storage.write_text(self.path / CONFIG, config_text)  # last: with it the run has begun, and can be resumed
 
     def sweep(self) -> None:
         """Take away what a killed run was about to write."""

@@ -20,7 +20,7 @@ from ebmstruct.run import report
 from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.environment import environment
-from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines
+from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines, tuned
 from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.logs import RunLog
 from ebmstruct.run.models import build_model
@@ -94,6 +94,7 @@ def run(
         schema = _resumed_schema(folder, config, data) if resume else _fitted_schema(config, data.splits["train"])
         model = build_model(config.energies, schema, seed=getattr(config.train, "seed", 0))
         take_weights(model, config.energies)
+        _check_loss(config, model, schema, data.splits["train"])
         evaluation = config.evaluation
         predictor = Predictor(
             config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size
@@ -106,6 +107,7 @@ def run(
             folder.write_json(files.ENVIRONMENT, environment(config))
             with _told(folder, log):
                 trace = _train(config, predictor, data, folder, resume, tell)
+                predictor = _tuned(predictor, data, folder)
                 return _finish(config, predictor, data, folder, trace, started, tell)
 
 
@@ -170,6 +172,21 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     return folder.read_schema(config.task)
 
 
+def _check_loss(config: RunConfig, model: EnergyModel, schema: Schema, train: Sequence[Example]) -> None:
+    """LossRefusal, before anything is written, where the loss does not take the graph of the first example."""
+    import torch
+
+    from ebmstruct.errors import LossRefusal
+
+    model.eval()
+    with torch.no_grad():
+        graph = model.graph([train[0].x])
+        reason = config.loss.refuse(graph, config.task.encode([train[0].y], graph, schema))
+    model.train()
+    if reason is not None:
+        raise LossRefusal(f"{config.place('loss')}: {config.loss.name} cannot be used with these energies: {reason}")
+
+
 def _same(resolved: Mapping[str, Any], key: str) -> Any:
     """What must be the same in a section when a run is resumed: all but how often its training is written down."""
     from ebmstruct.learning.options import WRITING
@@ -201,7 +218,7 @@ def _train(
         data.splits["train"],
         config.loss,
         config.train,
-        solver=config.solver,
+        solver=None if config.solver is None else config.solver.least_energy(),
         evaluate=None if dev is None else dev_scorer(predictor, dev),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
@@ -219,6 +236,15 @@ def _written(model: EnergyModel, trace: TrainingTrace, folder: RunFolder) -> Tra
     folder.write_text(files.TRACE_CSV, _csv(trace.epochs))
     storage.write_json_lines(folder.path / files.TRACE_LINES, trace.epochs)
     return trace
+
+
+def _tuned(predictor: Predictor, data: _Data, folder: RunFolder) -> Predictor:
+    """The predictor with what the task chooses on dev for the trained model, which is kept in the folder's schema."""
+    dev = data.splits.get("dev")
+    answering = predictor if dev is None else tuned(predictor, dev)
+    if answering is not predictor:
+        folder.write_schema(answering.schema)
+    return answering
 
 
 def _finish(

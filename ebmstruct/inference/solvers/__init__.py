@@ -9,11 +9,13 @@ from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
 from ebmstruct.inference.solvers.branch_and_bound import BranchAndBound
+from ebmstruct.inference.solvers.cardinality import Cardinality
 from ebmstruct.inference.solvers.conditional_gaussian import ConditionalGaussian
 from ebmstruct.inference.solvers.cp_sat import CPSAT
 from ebmstruct.inference.solvers.dual_ascent import DualAscent
 from ebmstruct.inference.solvers.elimination import VariableElimination
 from ebmstruct.inference.solvers.exhaustive import Exhaustive
+from ebmstruct.inference.solvers.expected_f1 import ExpectedF1
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
@@ -37,12 +39,14 @@ from ebmstruct.inference.solvers.mixed_enumeration import MixedEnumeration
 from ebmstruct.inference.solvers.mixed_gibbs import MixedGibbs
 from ebmstruct.inference.solvers.move_making import AlphaExpansion
 from ebmstruct.inference.solvers.nuts import NUTS
+from ebmstruct.inference.solvers.relaxed_mean_field import RelaxedMeanField
 from ebmstruct.inference.solvers.replica_exchange import ReplicaExchange
 from ebmstruct.inference.solvers.roof_duality import RoofDuality
 from ebmstruct.inference.solvers.semi_markov import SemiMarkovElimination
 from ebmstruct.inference.solvers.sgld import SGLD
 from ebmstruct.inference.solvers.subgraph_search import SubgraphSearch
 from ebmstruct.inference.solvers.tempering import ParallelTempering
+from ebmstruct.inference.solvers.threshold import Threshold
 from ebmstruct.inference.solvers.toulbar2 import Toulbar2
 from ebmstruct.inference.solvers.underdamped_langevin import UnderdampedLangevin
 
@@ -94,6 +98,10 @@ SOLVERS: dict[str, type[Solver]] = {
         MixedGibbs,
         BranchAndBound,
         AmortisedInference,
+        ExpectedF1,
+        Threshold,
+        RelaxedMeanField,
+        Cardinality,
     )
 }
 """Every method by the name that task files and the command know."""
@@ -117,10 +125,12 @@ __all__ = [
     "Annealing",
     "BeliefPropagation",
     "BlockGibbs",
+    "Cardinality",
     "ConditionalGaussian",
     "BranchAndBound",
     "DualAscent",
     "Exhaustive",
+    "ExpectedF1",
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
@@ -139,10 +149,12 @@ __all__ = [
     "MiniBucket",
     "NUTS",
     "ParallelTempering",
+    "RelaxedMeanField",
     "ReplicaExchange",
     "RoofDuality",
     "SemiMarkovElimination",
     "SubgraphSearch",
+    "Threshold",
     "Toulbar2",
     "VariableElimination",
 ]

@@ -1,0 +1,96 @@
+"""Minimum Bayes risk for sets of labels: the set whose expected F1 is greatest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ebmstruct.errors import GraphError
+from ebmstruct.graph import FactorGraph
+from ebmstruct.inference.label_sets import Believed, Source, believed, beside, decoding_refusal, set_block, trusted
+from ebmstruct.inference.result import Answer, Budget, Query, Result
+from ebmstruct.inference.solver import Solver
+
+
+@dataclass(frozen=True)
+class ExpectedF1(Solver):
+    """The set of labels of greatest expected F1 under p(y) proportional to exp(-E(y) / temperature).
+
+    It answers the query ``minimize``, but what it makes least is the expected loss 1 - F1, not the energy: the energy
+    of its set, which the engine reports, is seldom the least. A set is a block of two states a site, state 1 being
+    "in". F1 of a set S and the true set T is 2 |S and T| / (|S| + |T|), and 1 where both are empty.
+
+    samples: 0 takes marginals and supposes that labels are independent given the input (exact then, by the dynamic
+    programme of Ye, Chai, Lee and Chieu 2012); above 0, so many draws of whole sets, which keep the dependence
+    (Dembczynski, Waegeman, Cheng and Huellermeier 2011).
+    inner: the solver of the marginals or draws; None for the engine's choice.
+    at_least: labels that a set has at least; None for what the task knows of its sets, 0 where nobody does.
+    block: which block is the set; None for the only one of two states a site. Other blocks are summed out of the
+    marginals, and the result holds the least energy of theirs given the set.
+    Cost: the inner answer, and O(n^2) an instance of n labels (draws: O(n S + a^2 c), see the kernel).
+    Not for hard constraints between labels: the set may break them, and its energy is then infinite.
+    """
+
+    name: ClassVar[str] = "expected_f1"
+
+    samples: int = 0
+    inner: str | None = None
+    at_least: int | None = None
+    temperature: float = 1.0
+    block: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or (self.at_least or 0) < 0 or not 0 < self.temperature < float("inf"):
+            raise GraphError(
+                f"expected_f1 was asked for with samples {self.samples}, at_least {self.at_least} and temperature "
+                f"{self.temperature}; legal are 0 or more, 0 or more, and a positive number"
+            )
+
+    @property
+    def source(self) -> Source:
+        """Where the probabilities come from."""
+        return Source(self.inner, self.samples, self.temperature)
+
+    def least_energy(self) -> Solver | None:
+        return self.source.named
+
+    def refuse(self, graph: FactorGraph, query: Query) -> str | None:
+        return decoding_refusal(graph, query, self.block, self.source)
+
+    def solve(
+        self,
+        graph: FactorGraph,
+        query: Query,
+        *,
+        init: object = None,
+        budget: Budget | None = None,
+        generator: Generator | None = None,
+    ) -> Answer:
+        block = set_block(graph, self.block)
+        assert block is not None
+        found = believed(graph, block, self.source, budget, generator)
+        probability, status = trusted(graph, block, found)
+        states, value = best_sets(found, probability, graph.variables[block].offsets, self.at_least or 0)
+        y = beside(graph, block, states, budget, generator)
+        stats = {"expected_f1": value, "probability": probability, "by": found.by, "exact": found.exact}
+        nothing = torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
+        return Result(y, graph.energy(y), nothing, status, solver=self.name, stats=stats)
+
+
+def best_sets(found: Believed, probability: Tensor, offsets: Tensor, at_least: int) -> tuple[Tensor, Tensor]:
+    """(n,) long states of the sets of greatest expected F1, and (B,) float64 that F1."""
+    from ebmstruct.inference.kernels.sets.expected_f1_numba import from_draws, from_marginals
+
+    states = np.zeros(probability.numel(), np.int64)
+    value = np.zeros(offsets.numel() - 1)
+    bounds = offsets.cpu().numpy()
+    if found.draws is None:
+        from_marginals(probability.cpu().contiguous().numpy(), bounds, at_least, states, value)
+    else:
+        draws = found.draws.cpu().to(torch.uint8).contiguous().numpy()
+        from_draws(draws, bounds, at_least, states, value)
+    return torch.from_numpy(states).to(probability.device), torch.from_numpy(value)
