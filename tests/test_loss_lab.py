@@ -201,22 +201,29 @@ def matrix() -> str:
     heads = [f"{kind}{', latent' if latent else ''}".replace("_", " ") for kind, latent in CELLS]
     lines = ["| loss | margin | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
     notes: dict[str, int] = {}
+    doubts: dict[str, str] = {}
     for name in sorted(CORE["loss"]):
         row = []
         for kind, latent in CELLS:
-            reason = refusal(name, kind, latent)
-            row.append("yes" if reason is None else f"[{notes.setdefault(reason, len(notes) + 1)}]")
+            reason, doubt = refusal(name, kind, latent), (entry(name).excused or {}).get((kind, latent))
+            if reason is not None:
+                row.append(f"[{notes.setdefault(reason, len(notes) + 1)}]")
+            else:
+                row.append("yes" if doubt is None else f"yes [{doubts.setdefault(doubt, chr(ord('a') + len(doubts)))}]")
         lines.append(f"| `{name}` | {loss_named(name).margin} | " + " | ".join(row) + " |")
     told = [f"{number}. {reason}" for reason, number in notes.items()]
-    return "\n".join([HEAD, *lines, "", "The refusals, as the losses tell them:", "", *told, ""])
+    doubted = [f"- {letter}: {doubt}" for doubt, letter in doubts.items()]
+    why = "Where the gradient is right and training still does not find what was planted:"
+    return "\n".join([HEAD, *lines, "", "The refusals, as the losses tell them:", "", *told, "", why, "", *doubted, ""])
 
 
 HEAD = """# Which loss takes which graph
 
 Each loss of the core on small models whose answers are known: chains, grids, label sets (one energy of the whole set),
 mixed graphs (discrete and continuous outputs) and continuous outputs, with and without latent sites. `yes` means that the
-gradient has been checked there and, where the margin is positive, that training finds the planted answers. A number stands
-for a refusal, told below. The tests make this page and hold it: `tests/test_loss_lab.py`.
+gradient has been checked there and, where the margin is positive, that training finds the planted answers; a letter stands
+for a reason why it does not find them there. A number stands for a refusal. Both are told below. The tests make this page
+and hold it: `tests/test_loss_lab.py`.
 """
 
 
