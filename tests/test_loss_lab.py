@@ -180,8 +180,18 @@ def _shift(model: torch.nn.Module, place: int, by: float) -> None:
         place -= parameter.numel()
 
 
-@pytest.mark.parametrize(("kind", "latent"), CELLS)
-@pytest.mark.parametrize("name", CORE["loss"])
+OFFENDING = ("generalized_hinge", "log_loss", "minimum_classification_error", "square_square", "square_exponential")
+"""They look for points outside a ball about the target, again and again: some 10 to 30 CPU seconds a training."""
+TRAININGS = [
+    pytest.param(
+        name, *cell, marks=[pytest.mark.slow] if name in OFFENDING and cell[0] in ("mixed", "continuous") else []
+    )
+    for name in CORE["loss"]
+    for cell in CELLS
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "latent"), TRAININGS)
 def test_positive_margins_recover_the_planted_answers(name: str, kind: Kind, latent: bool) -> None:
     """Training with a loss of positive margin finds the planted answer in at least 95 % of held-out cases."""
     loss, own, mine = loss_named(name), planted(kind, latent), entry(name)
