@@ -75,7 +75,7 @@ ENTRIES: dict[str, Entry] = {
         {},
         differentiable=False,
         excused=dict.fromkeys(
-            [("mixed", False), ("mixed", True)],
+            [("mixed", False), ("mixed", True), ("continuous", False), ("continuous", True)],
             "the task's cost says nothing of the points, so their value is not taught",
         ),
     ),
