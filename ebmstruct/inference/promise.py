@@ -14,7 +14,7 @@ from ebmstruct.graph.factors import indicators
 from ebmstruct.graph.relaxation import relaxation_refusal
 from ebmstruct.inference.descent.simplex_descent import RelaxedEnergy
 from ebmstruct.inference.penalties import penalised
-from ebmstruct.inference.smooth_energy import clamped
+from ebmstruct.inference.smooth_energy import ENGINE, clamped
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,16 @@ class SingleChanges:
             energy = factor.relaxed_instance_energies([corner], (block,))
             if not energy.requires_grad:
                 return energy.double(), [torch.zeros_like(corner)]
-            (gradient,) = torch.autograd.grad(energy.sum(), [corner], allow_unused=True)
+            # torch.autograd.grad does no more than this; its checks are felt where instances come one by one
+            (gradient,) = ENGINE.run_backward(
+                (energy,),
+                (torch.ones_like(energy),),
+                False,
+                False,
+                (corner,),
+                allow_unreachable=True,
+                accumulate_grad=False,
+            )
         return energy.detach().double(), [torch.zeros_like(corner) if gradient is None else gradient]
 
     def _by_look_up(self, values: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
