@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import gzip
 import math
 import os
@@ -106,6 +107,12 @@ class LabelScores(nn.Module):
         return out
 
 
+@functools.cache
+def label_block(count: int) -> es.Variables:
+    """The labels of so many examples; blocks never change, so that batches of one size share theirs."""
+    return es.Variables.of_lengths("y", es.Discrete(2), [LABELS] * count)
+
+
 class LabelEnergy(es.EnergyModel):
     """E(x, y) = -(scores(x) + bias) y + v softplus(W y + b); only W, b and v learn."""
 
@@ -121,8 +128,9 @@ class LabelEnergy(es.EnergyModel):
 
     def forward(self, inputs: Rows) -> es.FactorGraph:
         scores = self.scores(inputs) + self.bias
-        block = es.Variables.of_lengths("y", es.Discrete(2), [LABELS] * len(inputs))
-        return es.FactorGraph([block], [es.BlockFactor(("y",), "spen", self.of_weights, (scores,), relaxed=True)])
+        return es.FactorGraph(
+            [label_block(len(inputs))], [es.BlockFactor(("y",), "spen", self.of_weights, (scores,), relaxed=True)]
+        )
 
     def of_weights(self, weights: Tensor, scores: Tensor, offsets: object) -> Tensor:
         """(B,) energies of weights over the two states of each label."""
