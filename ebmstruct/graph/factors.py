@@ -138,7 +138,10 @@ class BlockFactor(Factor):
 
     def energies(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
         if self.relaxed:
-            values = [indicators(x, v, self._precision) for x, v in zip(values, variables, strict=True)]
+            values = [indicators(x, v, self.precision) for x, v in zip(values, variables, strict=True)]
+        return self._called(values, variables)
+
+    def _called(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Tensor:
         energy = self.function(*values, *self.inputs, tuple(v.offsets for v in variables))
         if energy.shape != (variables[0].num_instances,):
             raise GraphError(
@@ -148,7 +151,8 @@ class BlockFactor(Factor):
         return energy
 
     @property
-    def _precision(self) -> torch.dtype:
+    def precision(self) -> torch.dtype:
+        """Of the weights in which whole states are handed to a function of weights."""
         found = [x.dtype for x in self.inputs if x.is_floating_point()]
         return found[0] if found else torch.get_default_dtype()
 
@@ -159,7 +163,7 @@ class BlockFactor(Factor):
                 f"factor {self.label!r}: its function takes states; one that takes weights over them is said to do so by "
                 "relaxed=True"
             )
-        return dataclasses.replace(self, relaxed=False).energies(values, variables)
+        return self._called(values, variables)
 
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
         return None

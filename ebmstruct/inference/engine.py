@@ -188,6 +188,9 @@ def certify(graph: FactorGraph, proposed: Result) -> Result:
     if proposed.witness is None:
         proposed = replace(proposed, lower_bound=torch.full_like(energy, -torch.inf))
     if not proposed.alternatives and math.isfinite(float(energy.sum())):
+        if proposed.witness is None:  # no bound, and so nothing to prove
+            status = proposed.status.clamp(min=int(Status.CONVERGED))
+            return replace(proposed, energy=energy, status=status)
         proven = energy - proposed.lower_bound <= TOLERANCE * energy.abs().clamp(min=1.0)
         if bool(proven.all()):  # by far the most frequent end, and control loops wait for it
             bound = torch.minimum(proposed.lower_bound, energy)

@@ -14,7 +14,8 @@ from torch.autograd import Variable
 from ebmstruct.errors import GraphError, SolverRefusal
 from ebmstruct.graph import Assignment, BlockFactor, Continuous, Discrete, FactorGraph, Real, ResidualFactor, Variables
 
-_ENGINE = Variable._execution_engine  # type: ignore[attr-defined]
+ENGINE = Variable._execution_engine  # type: ignore[attr-defined]
+"""What computes gradients for ``torch.autograd.grad``, without its checks."""
 
 Point = tuple[Tensor, ...]
 """Values of the open continuous blocks, (n, d) each, in the order of ``SmoothEnergy.names``."""
@@ -173,7 +174,7 @@ class SmoothEnergy:
         if not energy.requires_grad:
             raise SolverRefusal(self._not_differentiable())
         # torch.autograd.grad does no more than this, but its checks cost a tenth of the gradient of a small energy
-        found = _ENGINE.run_backward(
+        found = ENGINE.run_backward(
             (energy,), (self._ones(energy),), False, False, leaves, allow_unreachable=True, accumulate_grad=False
         )
         if self.flat and found[0] is not None and (len(found) == 1 or not any([g is None for g in found])):

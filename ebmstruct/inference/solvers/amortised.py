@@ -114,10 +114,10 @@ class AmortisedInference(Solver):
         if self.bound is not None and not budget.expired:
             found = self._bounded(graph, found, budget, generator)
         accepted = found.energy.isfinite() & (found.gap <= self._limit(found.energy))
-        found = replace(found, status=torch.where(accepted, int(Status.CONVERGED), int(Status.MAX_STEPS)))
         measured = found.gap
         behind = "" if self._behind is None else self._behind.name
         if not bool(accepted.all()):
+            found = replace(found, status=torch.where(accepted, int(Status.CONVERGED), int(Status.MAX_STEPS)))
             found, behind = self._fallen_back(graph, found, ~accepted, init, budget, generator)
         return Result(
             Assignment(found.values),
@@ -156,8 +156,8 @@ class AmortisedInference(Solver):
                 break
             values, now = changed(look, values, now, past)
         nothing = torch.full_like(now.energy, -torch.inf)
-        gap = now.total + gained
-        return _Answers(values, now.energy, gap, nothing, torch.zeros_like(gap, dtype=torch.long)), first
+        status = torch.full_like(now.energy, int(Status.CONVERGED), dtype=torch.long)
+        return _Answers(values, now.energy, now.total + gained, nothing, status), first
 
     def _bounded(self, graph: FactorGraph, found: _Answers, budget: Budget, generator: Generator | None) -> _Answers:
         """The same with the lower bounds of the bounding solver, and its answers where they are lower."""
@@ -216,6 +216,9 @@ def decoded(graph: FactorGraph) -> dict[str, Tensor]:
                 values[name] = torch.zeros(0, dtype=torch.long)
             continue
         weights = given.detach().nan_to_num(nan=0.0)
+        if graph.evidence is None and block.discrete.uniform and block.discrete.largest == 2:
+            values[name] = (weights[:, 1] > weights[:, 0]).long()  # several times quicker than argmax over two columns
+            continue
         if not block.discrete.uniform:
             there = torch.arange(weights.shape[1]) < block.state_counts[:, None]
             weights = weights.masked_fill(~there, -torch.inf)
@@ -223,7 +226,7 @@ def decoded(graph: FactorGraph) -> dict[str, Tensor]:
         if allowed is not None:
             weights = weights.masked_fill(~allowed, -torch.inf)
         values[name] = weights.argmax(1)
-    return graph.complete(values)
+    return values if graph.evidence is None and len(values) == len(graph.variables) else graph.complete(values)
 
 
 def changed(
@@ -233,27 +236,40 @@ def changed(
 
     moving: (B,) bool; where neither lowers an instance, and where it is not moving, it stays as it is.
     """
-    owners, count = look.owners, now.energy.numel()
+    every = now.energy.numel() == 1 or bool(moving.all())
     trial = dict(values)
     for name, gain in now.gains.items():
-        trial[name] = torch.where((gain > 0) & moving[owners[name]], now.states[name], values[name])
+        change = gain > 0
+        if not every:
+            change = change & moving[look.graph.variables[name].instance]
+        trial[name] = torch.where(change, now.states[name], values[name])
     there = look(trial)
     worse = moving & ~(there.energy <= now.energy)
-    if not bool(worse.any()):
-        return trial, there
+    return (trial, there) if not bool(worse.any()) else _changed_singly(look, values, now, trial, worse)
+
+
+def _changed_singly(
+    look: SingleChanges, values: dict[str, Tensor], now: Promise, trial: dict[str, Tensor], worse: Tensor
+) -> tuple[dict[str, Tensor], Promise]:
+    """The trial, but where it is worse with the one change that promises most, or with none."""
+    owners = {name: look.graph.variables[name].instance for name in now.gains}
+    trial = dict(trial)
     most = torch.zeros_like(now.energy)
     for name, gain in now.gains.items():
         most = most.scatter_reduce(0, owners[name], gain, "amax")
     free = worse & (most > 0)
     for name, gain in now.gains.items():
         owner = owners[name]
-        one = _first_of_each((gain >= most[owner]) & free[owner], owner, count)
+        one = _first_of_each((gain >= most[owner]) & free[owner], owner, worse.numel())
         free = free & ~torch.zeros_like(free).index_fill(0, owner[one], True)
         alone = torch.where(one, now.states[name], values[name])
         trial[name] = torch.where(worse[owner], alone, trial[name])
-    kept = worse & ~(look.graph.energy(trial) <= now.energy)
-    for name in now.gains:
-        trial[name] = torch.where(kept[owners[name]], values[name], trial[name])
+    there = look(trial)
+    kept = worse & ~(there.energy <= now.energy)
+    if not bool(kept.any()):
+        return trial, there
+    for name, owner in owners.items():
+        trial[name] = torch.where(kept[owner], values[name], trial[name])
     return trial, look(trial)
 
 
