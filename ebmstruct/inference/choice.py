@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ebmstruct.graph import FactorGraph
+from ebmstruct.graph import CountFactor, FactorGraph
 from ebmstruct.inference import solvers as s
 from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.portfolio import Entry
@@ -74,9 +74,16 @@ class Choice:
         return "\n".join(lines)
 
 
+def counts_sets(graph: FactorGraph) -> bool:
+    """Whether some energy is one of how many sites are on."""
+    return any(isinstance(factor, CountFactor) for factor in graph.factors)
+
+
 def exact_at_once(graph: FactorGraph, query: Query) -> Solver | None:
-    """The solver of chains, forests or segments, where the graph is one: the most frequent case, and the quickest."""
-    solvers = (s.VariableElimination(), s.SemiMarkovElimination())
+    """The solver of chains, forests, segments or counted sets, where the graph is one: the most frequent case."""
+    solvers: list[Solver] = [s.VariableElimination(), s.SemiMarkovElimination()]
+    if counts_sets(graph):
+        solvers.append(s.Cardinality())
     return next((solver for solver in solvers if solver.refuse(graph, query) is None), None)
 
 
@@ -141,6 +148,8 @@ class _Choosing:
         query = self.query
         if s.SemiMarkovElimination().refuse(self.graph, query) is None:
             return self.first_of([s.SemiMarkovElimination()])
+        if counts_sets(self.graph) and self.takes(s.Cardinality()):
+            return self.done(Entry(s.Cardinality()))
         if query.ask is Ask.MINIMIZE and query.sum_out:
             return self.summed()
         if open_continuous(self.graph):

@@ -147,3 +147,16 @@ def f1(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     """2 |both| / (|a| + |b|), 1 where both are empty."""
     size = sum(a) + sum(b)
     return 2 * sum(x * y for x, y in zip(a, b, strict=True)) / size if size else 1.0
+
+
+def test_the_engine_chooses_it() -> None:
+    """A set too large to enumerate, with an energy of its count, is answered without naming a solver."""
+    generator = torch.Generator().manual_seed(0)
+    block = es.Variables.of_lengths("y", es.Discrete(2), [60])
+    unary = torch.randn(60, 2, generator=generator, dtype=torch.float64)
+    graph = es.FactorGraph(
+        [block], [es.TableFactor(("y",), "u", unary), es.CountFactor(("y",), "size", TABLES["long"])]
+    )
+    assert es.minimize(graph).solver == "cardinality" and es.minimize(graph).status.tolist() == [int(Status.OPTIMAL)]
+    assert es.marginals(graph).solver == "cardinality" and "cardinality" in str(es.explain(graph))
+    assert es.log_partition(graph).isfinite().all()
