@@ -11,7 +11,9 @@ import torch
 import ebmstruct as es
 from ebmstruct.energies import EnergyModel, Rules
 from ebmstruct.errors import ConfigError, GraphError, RunFolderError
+from ebmstruct.run.composition import take_weights
 from ebmstruct.run.config import parse_config
+from ebmstruct.run.models import build_model
 from ebmstruct.run.predictor import load
 from ebmstruct.run.runner import run
 from ebmstruct.testing import oracle
@@ -131,3 +133,34 @@ def test_names_that_are_not_there() -> None:
         es.SumOfEnergies([Rules(Names(), forbid=("cat",))], [1.0]).graph([torch.zeros(3, 2)])
     with pytest.raises(ValueError, match="there is no rule"):
         Rules(Names())
+
+
+def test_a_breach_costs_once() -> None:
+    """Patterns that mean a rule several times, or the other way round, are one rule."""
+    options = {"exclude": (("cat", "dog"), ("dog", "cat"), ("*", "dog")), "forbid": ("d*", "dog")}
+    graph = es.SumOfEnergies([Labels(), Rules(Names(), cost=2.0, **options)], [1.0, 1.0]).graph([torch.zeros(3, 2)])
+    energies = dict(zip(oracle(graph)[0].states, oracle(graph)[0].energies, strict=True))
+    assert energies[0, 1, 0] == 2.0 and energies[1, 1, 0] == 4.0 and energies[1, 0, 1] == 0.0
+
+
+def test_what_is_taken_over_draws_no_noise(toy: Path) -> None:
+    """An energy of a finished run stays in evaluation mode while others are trained, so its dropout is off."""
+    run(parse_config(TRAIN.replace("scale: 0.2", "scale: 0.2, dropout: 0.5"), "plain.yaml"))
+    text = TASK + "energy:\n  - {name: toy.chain, run: runs/plain}\n  - {name: toy.chain, dropout: 0.5}\n"
+    config = parse_config(text, "both.yaml")
+    model = build_model(config.energies, config.task.fit(list(config.task.examples("train"))), seed=0)
+    assert isinstance(model, es.SumOfEnergies)
+    take_weights(model, config.energies)
+    model.train()
+    taken, own = model.models
+    assert not taken.drop.training and own.drop.training
+
+
+def test_infinite_parts_stay_infinite() -> None:
+    """A function that forbids goes on to forbid at any weight."""
+    block = es.Variables.of_lengths("y", es.Discrete(2), [1])
+    factor = es.BlockFactor(("y",), "hard", lambda y, offsets: torch.where(y == 1, torch.inf, 1.0).double())
+    for weight in (0.0, -1.0, 2.0):
+        graph = es.FactorGraph([block], [factor.scaled(weight)])
+        assert graph.energy({"y": torch.tensor([1])}).item() == float("inf")
+        assert graph.energy({"y": torch.tensor([0])}).item() == weight

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmstruct.energies.experts import sum_by_instance
+from ebmstruct.energies.experts import Spread, sum_by_instance
 from ebmstruct.energies.inputs import Sites
 from ebmstruct.energies.model import EnergyModel
 from ebmstruct.errors import GraphError
@@ -73,10 +73,11 @@ class AttentionNetwork(nn.Module):
 class AttentionEnergy(EnergyModel):
     """An energy of all sites of an instance together, by attention: sets of any size, and sequences.
 
-    E(x, y) = sum_i f(z_i), z = attention layers over the embedded pairs (x_i, y_i).
+    E(x, y) = sum_i f(z_i) [+ sum_i |y_i|^2 / (2 spread^2)], z = attention layers over the embedded pairs (x_i, y_i).
 
     features: F of an input's sites.  states: K of a discrete block, of which the energy also takes weights; or
     dim: d of a block of ``Real(d)``. One of the two is given.
+    spread: of the square that keeps real sites from running away, without which there is no density; None leaves it out.
     width, heads, layers: of the network.  positions: whether order matters.
     An input is a tensor (n, F); F may be 0, then only its length counts.
     Inference: no bound. Descents on weights, Gibbs sampling, or minimisers and samplers of smooth energies.
@@ -93,6 +94,7 @@ class AttentionEnergy(EnergyModel):
         heads: int = 2,
         layers: int = 2,
         positions: bool = False,
+        spread: float | None = 1.0,
         block: str = "y",
     ) -> None:
         super().__init__()
@@ -102,6 +104,7 @@ class AttentionEnergy(EnergyModel):
         assert size is not None
         self.network = AttentionNetwork(features + size, width, heads, layers, positions)
         self.domain = Real(size) if states is None else Discrete(size)
+        self.spread = None if spread is None or dim is None else Spread(spread)
         self.block = block
 
     def prepare(self, xs: Sequence[Any]) -> Sites:
@@ -116,7 +119,8 @@ class AttentionEnergy(EnergyModel):
         shape = (len(sites), int(place.max()) + 1 if place.numel() else 0, sites.features.shape[1])
         features = sites.features.new_zeros(shape).index_put((instance, place), sites.features)
         factor = BlockFactor((self.block,), "attention", self.network, (features,), relaxed=relaxed)
-        return FactorGraph([block], [factor])
+        graph = FactorGraph([block], [factor])
+        return graph if self.spread is None else graph.add(BlockFactor((self.block,), "spread", self.spread))
 
 
 def places(offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,13 @@ class EnergyModel(nn.Module, ABC):
         for tensor in chain(self.parameters(), self.buffers()):
             return tensor.device
         return torch.device("cpu")
+
+    fixed: bool = False
+    """Whether it was trained elsewhere: it then stays in evaluation mode, without dropout, while others are trained."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; an energy that is fixed stays in the second."""
+        return super().train(mode and not self.fixed)
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         """Whatever can be computed from the inputs without parameters, once for a whole data set.

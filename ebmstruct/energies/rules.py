@@ -14,6 +14,8 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph import ChainFactor, Discrete, Factor, FactorGraph, TableFactor, Variables
 
 Names = tuple[tuple[str, str], ...]
+DEAREST = 1e30
+"""The largest price of a breach, short of forbidding it."""
 ON = 1
 """The state of a named site that a rule about it means: labels of a set are off (0) or on (1)."""
 
@@ -47,8 +49,10 @@ class Rules(Additions):
         cost: float | None = None,
     ) -> None:
         super().__init__()
-        if cost is not None and not cost > 0:
-            raise ValueError(f"cost must be above 0, or left out where a rule may never be broken; found {cost}")
+        if cost is not None and not 0 < cost <= DEAREST:
+            raise ValueError(
+                f"cost must be above 0 and at most {DEAREST:g}, or left out where a rule may never be broken; found {cost}"
+            )
         if not (forbid or forbid_next or exclude or implies):
             raise ValueError("there is no rule; give forbid, forbid_next, exclude or implies")
         self.schema, self.block = schema, block
@@ -99,7 +103,7 @@ class Rules(Additions):
         return row
 
     def _forbidden_sites(self, block: Variables, sites: Sequence[str]) -> TableFactor:
-        places = [i for name in self.forbid for i in self._matching(name, sites, block, "site")]
+        places = list(dict.fromkeys(i for name in self.forbid for i in self._matching(name, sites, block, "site")))
         index = self._sites(block, sites, torch.tensor([places]))
         table = torch.zeros(2, device=index.device)
         table[ON] = self.price
@@ -108,14 +112,13 @@ class Rules(Additions):
     def _pair_tables(
         self, label: str, block: Variables, sites: Sequence[str], pairs: Names, second: int
     ) -> TableFactor:
-        rows = [
-            (i, j)
-            for first, other in pairs
-            for i in self._matching(first, sites, block, "site")
-            for j in self._matching(other, sites, block, "site")
-            if i != j
-        ]
-        index = self._sites(block, sites, torch.tensor(rows).reshape(-1, 2).T)
+        rows: dict[tuple[int, int], None] = {}  # each pair once, however many patterns mean it
+        for first, other in pairs:
+            for i in self._matching(first, sites, block, "site"):
+                for j in self._matching(other, sites, block, "site"):
+                    if i != j:
+                        rows[(min(i, j), max(i, j)) if second == ON else (i, j)] = None
+        index = self._sites(block, sites, torch.tensor(list(rows)).reshape(-1, 2).T)
         table = torch.zeros(2, 2, device=index.device)
         table[ON, second] = self.price
         return TableFactor((block.name, block.name), label, table, index=index)

@@ -170,7 +170,12 @@ class BlockFactor(Factor):
 
     def scaled(self, weight: float | Tensor) -> BlockFactor:
         function = self.function
-        return dataclasses.replace(self, function=lambda *a: weight * function(*a))
+
+        def times(*given: Any) -> Tensor:
+            energy = function(*given)
+            return torch.where(torch.isposinf(energy), energy, weight * energy)
+
+        return dataclasses.replace(self, function=times)
 
     def repeat(self, times: int, variables: Sequence[Variables]) -> BlockFactor:
         if not self.inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 OptimizerName = Literal["adamw", "adam", "adagrad", "sgd", "lbfgs"]
 ScheduleName = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -73,7 +73,18 @@ class TrainingOptions:
         wrong = [
             f"{name} must be {rule}; found {getattr(self, name)!r}"
             for name, rule, fine in (
-                ("epochs", "at least 1", self.epochs >= 1),
+                (
+                    "optimizer",
+                    f"one of {', '.join(get_args(OptimizerName))}",
+                    self.optimizer in get_args(OptimizerName),
+                ),
+                ("schedule", f"one of {', '.join(get_args(ScheduleName))}", self.schedule in get_args(ScheduleName)),
+                (
+                    "precision",
+                    f"one of {', '.join(get_args(PrecisionName))}",
+                    self.precision in get_args(PrecisionName),
+                ),
+                ("epochs", "a whole number of at least 1", isinstance(self.epochs, int) and self.epochs >= 1),
                 ("batch_size", "at least 1", self.batch_size >= 1),
                 ("accumulate", "at least 1", self.accumulate >= 1),
                 ("lr", "above 0 and finite", 0 < self.lr < math.inf),

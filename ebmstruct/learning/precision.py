@@ -101,7 +101,9 @@ class Forward:
                         "train.precision: bfloat16 changes nothing here: no operation of the energy's forward pass takes it"
                     )
         factors = [_widened(factor) for factor in graph.factors]
-        return FactorGraph((), factors, constant=graph.constant, evidence=graph.evidence, topology=graph.topology)
+        return FactorGraph(
+            (), factors, constant=graph.constant, evidence=graph.evidence, topology=graph.topology, guess=graph.guess
+        )
 
 
 class _Watch(TorchDispatchMode):

@@ -128,9 +128,13 @@ class _Training:
         o = self.options
         averager = Averager(self.model, o.ema) if o.average is not None or o.ema is not None else None
         self.at = Standing(self.model, make_optimizer(self.model, o), averager)
-        self.checkpoints = Checkpoints(checkpoint, o, {"examples": len(self.ys), "loss": self.loss.name})
+        self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
+
+    def _facts(self) -> dict[str, Any]:
+        """What must be the same when the training is resumed, beside the options."""
+        return {"examples": len(self.ys), "loss": repr(self.loss), "solver": repr(self.solver)}
 
     def watch(
         self, traces: Path | None, on_event: Callable[[TrainingEvent], None] | None, closing: contextlib.ExitStack
@@ -227,7 +231,7 @@ class _Training:
         self.at.optimizer.zero_grad(set_to_none=True)
         for begin in range(0, len(chosen), self.batch_size):
             found = self._losses(chosen[begin : begin + self.batch_size], figures)
-            (found.value.sum() / len(chosen)).backward()
+            _backward(found.value.sum() / len(chosen))
         figures.gradient_norm = gradient_norm(self.model, self.options.clip)
         self._check_finite(figures)
         self.at.optimizer.step()
@@ -247,7 +251,7 @@ class _Training:
             figures = Sums(steps=1)
             for begin in range(0, len(self.ys), _PIECE):
                 found = self._losses(range(begin, min(begin + _PIECE, len(self.ys))), figures)
-                (found.value.sum() / len(self.ys)).backward()
+                _backward(found.value.sum() / len(self.ys))
             evaluations.append(figures)
             return figures.loss / len(self.ys) + decay_penalty(self.model, self.options.weight_decay)
 
@@ -260,10 +264,12 @@ class _Training:
     def _check_finite(self, figures: Sums) -> None:
         value, norm = figures.loss, figures.gradient_norm
         if not (abs(value) < float("inf") and norm < float("inf")):
-            hint = " An infinite loss means that a target is forbidden by the energy's hard constraints."
+            why = "try a smaller train.lr or train.clip"
+            if value == float("inf"):
+                why = "a target is forbidden by the energy's hard constraints, or an option of the loss is infinite"
             raise TrainingDiverged(
-                f"epoch {self.at.epoch + 1}: the loss is {value} and the gradient's norm {norm}; try a smaller train.lr or "
-                f"train.clip.{hint if value == float('inf') else ''} {self.checkpoints.last_good()}"
+                f"epoch {self.at.epoch + 1}: the loss is {value} and the gradient's norm {norm}; {why}. "
+                f"{self.checkpoints.last_good()}"
             )
 
     def _seed_noise(self, step: int) -> None:
@@ -349,3 +355,9 @@ def _told(row: Mapping[str, float]) -> str:
     left_out = ("epoch", "cpu_seconds", "train_energy_correct", "train_energy_incorrect")
     shown = {k.removeprefix("train_").replace("_", " "): v for k, v in row.items() if k not in left_out}
     return ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if isinstance(v, (int, float)))
+
+
+def _backward(value: torch.Tensor) -> None:
+    """Add a loss to the gradients; one that depends on no parameter, as that of a batch without sites, adds nothing."""
+    if value.requires_grad:
+        value.backward()

@@ -66,6 +66,8 @@ def take_weights(model: EnergyModel, terms: Sequence[EnergyTerm]) -> None:
             folder = RunFolder(term.run)
             fill(part, _weights(folder, term.name), folder.path / MODEL)
             part.requires_grad_(False)
+            part.fixed = True
+            part.eval()
 
 
 def _terms(folder: RunFolder) -> list[Mapping[str, Any]]:

@@ -75,10 +75,10 @@ class RunFolder:
         if not self.begun:
             raise RunFolderError(f"{self.path} holds files that are not a run's; choose another folder with --output")
         if not force:
-            state = "finished" if self.finished else "unfinished"
+            state = "a finished" if self.finished else "an unfinished"
             way_out = "" if self.finished else "--resume continues it, "
             raise RunFolderError(
-                f"there is a {state} run in {self.path}; {way_out}--force replaces it, --output DIR writes elsewhere"
+                f"there is {state} run in {self.path}; {way_out}--force replaces it, --output DIR writes elsewhere"
             )
 
     @contextlib.contextmanager

@@ -293,7 +293,7 @@ def test_every_option_is_documented(multilabel: Path) -> None:
             assert f"`{name}`" in page, name
             for key in options_of(components.resolve(kind, name), skip=int(kind == "energy")):
                 assert f"`{key}`" in page, f"{name}: {key}"
-    blocks = [b.split("\n```")[0] for b in page.split("```\n") if b.startswith("task:")]
+    blocks = [b.split("\n```")[0] for b in page.split("```yaml\n")[1:]]
     assert len(blocks) >= 2
     for block in blocks:
         parse_config(block, "multilabel.md")

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import FactorGraph
+from ebmstruct.inference.counting import Counted, counted, counting_refusal
 from ebmstruct.inference.label_sets import Believed, Source, believed, beside, decoding_refusal, set_block, trusted
 from ebmstruct.inference.result import Answer, Budget, Query, Result
 from ebmstruct.inference.solver import Solver
@@ -25,7 +26,8 @@ class ExpectedF1(Solver):
     "in". F1 of a set S and the true set T is 2 |S and T| / (|S| + |T|), and 1 where both are empty.
 
     samples: 0 takes marginals and supposes that labels are independent given the input (exact then, by the dynamic
-    programme of Ye, Chai, Lee and Chieu 2012); above 0, so many draws of whole sets, which keep the dependence
+    programme of Ye, Chai, Lee and Chieu 2012), but for an energy of their count (``CountFactor``), with which it is
+    exact too; above 0, so many draws of whole sets, which keep the dependence
     (Dembczynski, Waegeman, Cheng and Huellermeier 2011).
     inner: the solver of the marginals or draws; None for the engine's choice.
     at_least: labels that a set has at least; None for what the task knows of its sets, 0 where nobody does.
@@ -74,7 +76,11 @@ class ExpectedF1(Solver):
         assert block is not None
         found = believed(graph, block, self.source, budget, generator)
         probability, status = trusted(graph, block, found)
-        states, value = best_sets(found, probability, graph.variables[block].offsets, self.at_least or 0)
+        offsets, least = graph.variables[block].offsets, self.at_least or 0
+        if found.draws is None and counting_refusal(graph) is None:
+            states, value = best_counted_sets(counted(graph), self.temperature, least)
+        else:
+            states, value = best_sets(found, probability, offsets, least)
         y = beside(graph, block, states, budget, generator)
         stats = {"expected_f1": value, "probability": probability, "by": found.by, "exact": found.exact}
         nothing = torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
@@ -94,3 +100,17 @@ def best_sets(found: Believed, probability: Tensor, offsets: Tensor, at_least: i
         draws = found.draws.cpu().to(torch.uint8).contiguous().numpy()
         from_draws(draws, bounds, at_least, states, value)
     return torch.from_numpy(states).to(probability.device), torch.from_numpy(value)
+
+
+def best_counted_sets(graph: Counted, temperature: float, at_least: int) -> tuple[Tensor, Tensor]:
+    """The same, exactly, where labels are independent but for an energy of their count (``CountFactor``)."""
+    from ebmstruct.inference.kernels.sets.expected_f1_numba import from_counts
+
+    odds = torch.sigmoid(graph.score.detach() / temperature).cpu().nan_to_num(0.0)
+    table = graph.table.detach().cpu() / temperature
+    least = table.masked_fill(~table.isfinite(), torch.inf).amin(1, keepdim=True).nan_to_num(0.0, posinf=0.0)
+    weight = torch.exp(least - table).nan_to_num(0.0)
+    states, value = np.zeros(odds.numel(), np.int64), np.zeros(weight.shape[0])
+    bounds = graph.block.offsets.cpu().numpy()
+    from_counts(odds.numpy(), weight.contiguous().numpy(), bounds, at_least, states, value)
+    return torch.from_numpy(states).to(graph.score.device), torch.from_numpy(value)

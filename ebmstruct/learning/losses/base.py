@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from ebmstruct.errors import LossRefusal
+from ebmstruct.errors import GraphError, LossRefusal
 from ebmstruct.graph import Assignment, Factor, FactorGraph
 from ebmstruct.inference import Solver, log_partition, minimize
+from ebmstruct.inference.broken import broken_instances
+from ebmstruct.learning.losses.targets import check_target, has_open_sites
 
 Margin = Literal["positive", "zero", "none"]
 """The margin class of LeCun et al. 2006, table 1. positive: the loss is least only where the correct answer lies below the
@@ -82,14 +85,28 @@ class Loss(ABC):
     ) -> LossValue:
         """The loss of each instance; the arguments are the fields of ``Setting``.
 
-        generator: one seeded 0 where none is given. Errors: LossRefusal, with the reason, where the loss does not take
+        generator: one seeded 0 where none is given, the same at every call. Errors: GraphError where the target does not
+        fit the graph; LossRefusal, with the reason, where the loss does not take
         this graph and target; SolverRefusal where no solver answers the inference inside.
         """
-        reason = self.refuse(graph, target)
+        check_target(graph, target)
+        reason = self.refuse(graph, target) if has_open_sites(graph) else None
         if reason is not None:
             raise LossRefusal(f"{self.name} cannot be used here: {reason}")
         source = generator if generator is not None else torch.Generator().manual_seed(0)
-        return self.evaluate(graph, target, Setting(source, tuple(cost), solver, state, examples, done))
+        setting = Setting(source, tuple(cost), solver, state, examples, done)
+        found = self.evaluate(graph, target, setting) if has_open_sites(graph) else self.closed(graph, target, setting)
+        if not isinstance(found, LossValue) or found.value.shape != (graph.num_instances,):
+            what = tuple(found.value.shape) if isinstance(found, LossValue) else type(found).__name__
+            raise GraphError(
+                f"{self.name} returned {what}; a LossValue with one value for each of the "
+                f"{graph.num_instances} instances is needed"
+            )
+        return found
+
+    def closed(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        """The loss of a graph in which no site is open, so that there is one answer and nothing to learn: 0."""
+        return LossValue(torch.zeros(graph.num_instances, dtype=torch.float64), setting.state)
 
     @abstractmethod
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
@@ -143,3 +160,22 @@ def compared(
 ) -> LossValue:
     """A loss value with the two energies that it compares."""
     return LossValue(value, state, correct.detach().double(), incorrect.detach().double(), figures or {})
+
+
+def nan_where_broken(graph: FactorGraph, value: Tensor) -> Tensor:
+    """The value, and NaN where a table of the instance holds NaN, which comparisons would pass over."""
+    broken = broken_instances(graph)
+    return value if broken is None else value.masked_fill(broken, torch.nan)
+
+
+def check_positive(name: str, **options: float) -> None:
+    """Raise ValueError unless every option is positive and finite."""
+    for option, value in options.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {option} must be above 0 and finite; found {value}")
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Raise ValueError unless a weight is at least 0 and finite."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name}: weight must be at least 0 and finite; found {weight}")

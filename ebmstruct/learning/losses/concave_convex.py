@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared, cost_augmented
+from ebmstruct.learning.losses.base import (
+    Latent,
+    Loss,
+    LossValue,
+    Margin,
+    Setting,
+    check_weight,
+    compared,
+    cost_augmented,
+)
 from ebmstruct.learning.losses.latent_sites import completed, known_sites, lowest
 from ebmstruct.learning.losses.output_cost import cost_or_default
 
@@ -46,6 +55,7 @@ class ConcaveConvex(Loss):
     def __post_init__(self) -> None:
         if self.refresh < 1:
             raise ValueError(f"concave_convex: refresh must be at least 1; found {self.refresh}")
+        check_weight(self.name, self.weight)
         if not self.reach > 0:
             raise ValueError(f"concave_convex: reach must be positive; found {self.reach}")
 

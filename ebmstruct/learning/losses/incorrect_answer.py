@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ebmstruct.graph import Assignment, Continuous, FactorGraph
-from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
+from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared, nan_where_broken
 from ebmstruct.learning.losses.latent_sites import completed, known_sites
 from ebmstruct.learning.losses.offending import SEARCHES, OffendingSearch, Search
 
@@ -66,8 +66,8 @@ class IncorrectAnswerLoss(Loss):
             graph, target, setting.solver, setting.generator, self.radius, self.search, self.starts
         )
         incorrect = search.run().energy(graph)
-        value = self.of(correct, incorrect)
-        return compared(correct, incorrect, torch.where(torch.isposinf(correct), torch.inf, value))
+        value = torch.where(torch.isposinf(correct), torch.inf, self.of(correct, incorrect))
+        return compared(correct, incorrect, nan_where_broken(graph, value))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from ebmstruct.learning.losses.base import (
     LossValue,
     Margin,
     Setting,
+    check_positive,
+    check_weight,
     clamped_log_partition,
     compared,
     cost_augmented,
@@ -38,6 +40,9 @@ class NegativeLogLikelihood(Loss):
     latent: ClassVar[tuple[Latent, ...]] = ("summed",)
 
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(self.name, temperature=self.temperature)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         t = self.temperature
@@ -63,6 +68,10 @@ class SoftmaxMargin(Loss):
     weight: float = 1.0
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_positive(self.name, temperature=self.temperature)
+        check_weight(self.name, self.weight)
+
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         clamped = clamped_log_partition(graph, target, self.temperature, setting.solver)
         augmented = cost_augmented(graph, setting.cost, self.weight * self.temperature)
@@ -84,6 +93,9 @@ class PseudoLikelihood(Loss):
     margin: ClassVar[Margin] = "positive"
 
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(self.name, temperature=self.temperature)
 
     def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
         for name, block in graph.variables.items():

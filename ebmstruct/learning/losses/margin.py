@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from ebmstruct.graph import Assignment, FactorGraph
-from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared, cost_augmented
+from ebmstruct.learning.losses.base import (
+    Latent,
+    Loss,
+    LossValue,
+    Margin,
+    Setting,
+    check_weight,
+    compared,
+    cost_augmented,
+    nan_where_broken,
+)
 from ebmstruct.learning.losses.latent_sites import (
     LatentSites,
     check_latent_sites,
@@ -44,6 +54,9 @@ class EnergyLoss(Loss):
 
     def __post_init__(self) -> None:
         check_latent_sites("energy", self.latent_sites, self.temperature)
+
+    def closed(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
+        return self.evaluate(graph, target, setting)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         correct, _ = completed(graph, target, setting.solver, self.latent_sites, self.temperature)
@@ -121,6 +134,7 @@ class StructuredHinge(Loss):
         for field, value, least in (("steps", self.steps, 1), ("best", self.best, 1)):
             if value < least:
                 raise ValueError(f"structured_hinge: {field} must be at least {least}; found {value}")
+        check_weight(self.name, self.weight)
         if not self.reach > 0:
             raise ValueError(f"structured_hinge: reach must be positive; found {self.reach}")
 
@@ -147,7 +161,7 @@ class StructuredHinge(Loss):
             )
             incorrect, _ = completed(graph, worst.outputs, setting.solver, *how)
             value = self.weight * _product(worst.cost, 1 + correct - incorrect)
-            value = torch.where(torch.isposinf(correct), torch.inf, value)
+            value = nan_where_broken(graph, torch.where(torch.isposinf(correct), torch.inf, value))
             found = compared(correct, incorrect, value)
             return replace(found, figures={"upper_bound": self.weight * worst.bound})
         least, _ = lowest(cost_augmented(graph, cost, self.weight), target, setting.solver, *how)

@@ -102,24 +102,84 @@ def from_draws(draws, offsets, at_least, states, value):
         drawn = 0
         for i in range(n):
             drawn += share[i].sum() > 0.0
-        least = min(at_least, n)
-        best, best_size = -1.0, 0
-        if least == 0:
-            best = empty
-        gain = np.zeros(n)
-        for k in range(max(1, least), max(drawn, least) + 1):
+        value[b] = _choose(share, empty, min(at_least, n), drawn, states[first : first + n])
+
+
+@kernel
+def _choose(share, empty, least, useful, states):
+    """The best set of at least ``least`` labels, in ``states``, and its expected F1.
+
+    share: (n, c + 1) chances of "label i is in and the set has s".  empty: chance of the empty set.  useful: larger sets
+    than this gain nothing.
+    """
+    n, most = share.shape[0], share.shape[1] - 1
+    states[:] = 0
+    best = empty if least == 0 else -1.0
+    gain = np.zeros(n)
+    size = np.zeros(most + 1)
+    for s in range(1, most + 1):
+        size[s] = share[:, s].sum() / s
+    for k in range(max(1, least), max(useful, least) + 1):
+        above = 0.0  # what no set of k labels or more exceeds
+        for s in range(1, most + 1):
+            above += size[s] * (2.0 * s / (k + s) if s < k else 1.0)
+        if k > least and above < best:
+            break
+        for i in range(n):
+            gain[i] = 0.0
+            for s in range(1, most + 1):
+                gain[i] += share[i, s] * 2.0 / (s + k)
+        order = np.argsort(-gain, kind="mergesort")
+        mean = 0.0
+        for i in range(k):
+            mean += gain[order[i]]
+        if mean > best + 1e-12:  # of equals, up to rounding, the smaller set
+            best = mean
             for i in range(n):
-                gain[i] = 0.0
-                for s in range(1, most + 1):
-                    gain[i] += share[i, s] * 2.0 / (s + k)
-            order = np.argsort(-gain, kind="mergesort")
-            mean = 0.0
-            for i in range(k):
-                mean += gain[order[i]]
-            if mean > best + 1e-12:  # of equals, up to rounding, the smaller set
-                best, best_size = mean, k
-                for i in range(n):
-                    states[first + order[i]] = 1 if i < k else 0
-        if best_size == 0:
-            states[first : first + n] = 0
-        value[b] = best
+                states[order[i]] = 1 if i < k else 0
+    return max(best, 0.0)
+
+
+@kernel
+def from_counts(probability, weight, offsets, at_least, states, value):
+    """The same where labels are independent but for a weight of how many are in the set.
+
+    probability: (n,) of each label before the weights.  weight: (B, K) of sizes, the last for K - 1 and more.
+
+    P(label j is in, size s) is p_j times the chance that the others are s - 1, times the weight: the chances of the others
+    are those of the labels before times those of the labels after, so that nothing is subtracted. The set is then chosen as
+    in ``from_draws``. O(n c^2 + n^2 c) an instance, c the largest size that matters.
+    """
+    for b in range(offsets.size - 1):
+        first, n = offsets[b], offsets[b + 1] - offsets[b]
+        own = probability[first : first + n]
+        last = weight.shape[1] - 1
+        sizes = _sizes(own)
+        most = min(n, max(sizes.size - 1, last))
+        before, after = np.zeros((n + 1, most + 1)), np.zeros((n + 1, most + 1))
+        before[0, 0] = 1.0
+        after[n, 0] = 1.0
+        for i in range(n):
+            _join(before[i], own[i], before[i + 1])
+        for i in range(n, 0, -1):
+            _join(after[i], own[i - 1], after[i - 1])
+        total = 0.0
+        for s in range(most + 1):
+            total += before[n, s] * weight[b, min(s, last)]
+        share = np.zeros((n, most + 1))
+        for i in range(n):
+            for s in range(1, most + 1):
+                others = 0.0
+                for k in range(s):
+                    others += before[i, k] * after[i + 1, s - 1 - k]
+                share[i, s] = own[i] * others * weight[b, min(s, last)] / total if total > 0.0 else 0.0
+        empty = before[n, 0] * weight[b, 0] / total if total > 0.0 else 0.0
+        value[b] = _choose(share, empty, min(at_least, n), n, states[first : first + n])
+
+
+@kernel
+def _join(chances, p, out):
+    """Chances of counts with one more label, of chance p; larger counts than ``out`` has are lost."""
+    out[0] = chances[0] * (1.0 - p)
+    for s in range(1, out.size):
+        out[s] = chances[s] * (1.0 - p) + chances[s - 1] * p
