@@ -237,7 +237,7 @@ def test_patience_stops_and_the_best_epoch_is_kept() -> None:
 
 def test_options_are_checked() -> None:
     """All faults come in one message."""
-    with pytest.raises(ValueError, match=r"epochs must be a whole number of at least 1; found 0; lr must be above 0"):
+    with pytest.raises(ValueError, match=r"epochs must be at least 1; found 0; lr must be above 0"):
         es.TrainingOptions(epochs=0, lr=-1.0)
 
 

@@ -208,12 +208,11 @@ def decoded(graph: FactorGraph) -> dict[str, Tensor]:
         if not isinstance(block.domain, Discrete):
             if given is not None:
                 values[name] = block.domain.project(given.detach())
-            elif not block.num_sites:
-                values[name] = block.domain.start(0, torch.float64)
+            else:  # without sites, or clamped whole
+                values[name] = block.domain.start(block.num_sites, torch.float64)
             continue
         if given is None:
-            if not block.num_sites:
-                values[name] = torch.zeros(0, dtype=torch.long)
+            values[name] = torch.zeros(block.num_sites, dtype=torch.long)
             continue
         weights = given.detach().nan_to_num(nan=0.0)
         if graph.evidence is None and block.discrete.uniform and block.discrete.largest == 2:
