@@ -182,10 +182,17 @@ def _shift(model: torch.nn.Module, place: int, by: float) -> None:
 
 OFFENDING = ("generalized_hinge", "log_loss", "minimum_classification_error", "square_square", "square_exponential")
 """They look for points outside a ball about the target, again and again: some 10 to 30 CPU seconds a training."""
+LONG = (("grid", True), ("label_set", True), ("continuous", True))
+"""Cells that `make test-all` trains: chains and mixed graphs stand for latent sites in `make test`."""
+
+
+def slow(name: str, kind: Kind, latent: bool) -> bool:
+    """Whether a training is left to the long suite."""
+    return (kind, latent) in LONG or (name in OFFENDING and kind in ("mixed", "continuous"))
+
+
 TRAININGS = [
-    pytest.param(
-        name, *cell, marks=[pytest.mark.slow] if name in OFFENDING and cell[0] in ("mixed", "continuous") else []
-    )
+    pytest.param(name, *cell, marks=[pytest.mark.slow] if slow(name, *cell) else [])
     for name in CORE["loss"]
     for cell in CELLS
 ]
