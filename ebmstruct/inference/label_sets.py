@@ -156,3 +156,18 @@ def _zeros(graph: FactorGraph) -> dict[str, Tensor]:
         else torch.zeros(v.num_sites, 1)
         for n, v in graph.variables.items()
     }
+
+
+def feasible(graph: FactorGraph, y: Assignment, budget: Budget | None) -> Assignment:
+    """The same, with the answer of least energy where a decoded set breaks a hard constraint."""
+    broken = torch.isposinf(graph.energy(y))
+    if not bool(broken.any()):
+        return y
+    from ebmstruct.inference.engine import minimize
+
+    least = minimize(graph, budget=budget).assignment
+    values = {}
+    for name, value in y.items():
+        swap = broken[graph.variables[name].instance].reshape(-1, *[1] * (value.dim() - 1))
+        values[name] = torch.where(swap, least[name].to(value.dtype), value)
+    return Assignment(values)

@@ -158,16 +158,20 @@ def _training(report: Report) -> str:
 def _energies(report: Report) -> str:
     figures = []
     rows = report.trace
+    solver = report.config.solver
+    decoded = None if solver is None or solver.least_energy() is solver else solver.name
     if any("energy_correct" in row for row in rows):
         epochs = [_whole(row.get("epoch", i + 1)) for i, row in enumerate(rows)]
         series = {"correct": _column(rows, "energy_correct"), "predicted": _column(rows, "energy_predicted")}
         note = (
-            "Mean energies on dev after each epoch. The predicted answer is the one of least energy, so its curve lies "
-            "below; where the two meet, the correct answers are the ones of least energy."
+            f"Mean energies on dev after each epoch. Answers are chosen by {decoded}, not by their energy."
+            if decoded
+            else "Mean energies on dev after each epoch. The predicted answer is the one of least energy, so its curve "
+            "lies below; where the two meet, the correct answers are the ones of least energy."
         )
         figures.append(Chart("Correct against predicted, by epoch", series, epochs, "epoch", "mean energy", note=note))
     figures += _compared(rows)
-    for evaluation in _ordered(report.evaluations):
+    for evaluation in _ordered(report.evaluations) if decoded is None else ():
         drawn = _differences(evaluation)
         if drawn is not None:
             figures.append(drawn)
@@ -177,6 +181,11 @@ def _energies(report: Report) -> str:
         "A model of this kind gives every possible answer an energy, and predicts the one with the least. "
         "It is right where no other answer lies lower than the correct one."
     )
+    if decoded is not None:
+        lead = (
+            "A model of this kind gives every possible answer an energy, and so a probability. Here answers are chosen by "
+            f"{decoded}, which looks at probabilities and at what mistakes cost, so their energies need not be the least."
+        )
     return f'<p>{lead}</p><div class="figures">{"".join(_figure(f) for f in figures)}</div>'
 
 

@@ -9,16 +9,8 @@ import torch
 from torch import nn
 
 from ebmstruct import ConfigError, CountFactor, EnergyModel, FactorGraph
-from ebmstruct_multilabel.evidence import (
-    LABELS,
-    Evidence,
-    Inputs,
-    Scaling,
-    frequency_scores,
-    label_block,
-    label_energies,
-)
-from ebmstruct_multilabel.schema import LabelSchema
+from ebmstruct_multilabel.evidence import Evidence, Inputs, Scaling, frequency_scores, label_block, label_energies
+from ebmstruct_multilabel.schema import LABELS, LabelSchema
 
 
 class Counted(EnergyModel):

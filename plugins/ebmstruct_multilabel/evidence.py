@@ -14,10 +14,8 @@ from torch.nn.functional import embedding_bag, relu
 
 from ebmstruct import ConfigError, Discrete, TableFactor, Variables
 from ebmstruct_multilabel.rows import Row
-from ebmstruct_multilabel.schema import LabelSchema, matrix
+from ebmstruct_multilabel.schema import LABELS, LabelSchema, matrix
 
-LABELS = "labels"
-"""The block of labels: one site a label, state 1 where it is in the set."""
 ROW_NORM = 5.5
 """The norm that rows get where they are scaled as counts: about unit variance for what is there."""
 Scaling = Literal["auto", "idf", "standard", "none"]
@@ -117,7 +115,7 @@ class Evidence(nn.Module):
 
 def frequency_scores(schema: LabelSchema) -> Tensor:
     """(L,) the scores at which every label has its frequency in the training data."""
-    rate = (schema.together.diagonal() / max(1, schema.examples)).clamp(1e-4, 1 - 1e-4)
+    rate = (schema.together.diagonal() / max(1, schema.labelled)).clamp(1e-4, 1 - 1e-4)
     return torch.logit(rate)
 
 

@@ -21,8 +21,9 @@ def f1(gold: Sequence[str], guess: Sequence[str]) -> float:
 def set_scores(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]], labels: int) -> dict[str, Any]:
     """Scores of predicted sets, as fractions.
 
-    labels: how many labels there are, for the Hamming accuracy: the share of decisions, one a label and example, that
-    are right. example_f1, precision, recall: means over examples (an empty guess has precision 1 where the set is empty,
+    labels: how many labels the model knows (or, where there are more, how many occur), for the
+    Hamming accuracy: the share of decisions, one a label and example, that are right.
+    example_f1, precision, recall: means over examples (an empty guess has precision 1 where the set is empty,
     else 0; the same for recall). micro_f1 counts decisions over all labels together, macro_f1 is the mean over labels
     that some example has or is given. per_label: a row of counts and scores a label.
     """
@@ -47,7 +48,7 @@ def set_scores(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]], la
         **{name: float(value) / count for name, value in sums.items()},
         "micro_f1": total["f1"],
         "macro_f1": sum(row["f1"] for row in rows.values()) / len(rows) if rows else 1.0,
-        "hamming_accuracy": 1 - wrong / max(1, len(gold) * labels),
+        "hamming_accuracy": 1 - wrong / max(1, len(gold) * max(labels, len(rows))),
         "mean_size": predicted.total() / count,
         "mean_size_correct": correct.total() / count,
         "per_label": rows,

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ebmstruct import ConfigError, Discrete, EnergyModel, FactorGraph, TableFactor, Variables
-from ebmstruct_multilabel.evidence import (
-    LABELS,
-    Evidence,
-    Inputs,
-    Scaling,
-    frequency_scores,
-    label_block,
-)
-from ebmstruct_multilabel.schema import LabelSchema
+from ebmstruct_multilabel.evidence import Evidence, Inputs, Scaling, frequency_scores, label_block
+from ebmstruct_multilabel.schema import LABELS, LabelSchema
 
 KIND = "kind"
 """The hidden block: one site an example, one state a component."""

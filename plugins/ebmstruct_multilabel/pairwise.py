@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ebmstruct import ConfigError, EnergyModel, FactorGraph, TableFactor
-from ebmstruct_multilabel.evidence import LABELS, Evidence, Inputs, Scaling, label_block, label_energies
-from ebmstruct_multilabel.schema import LabelSchema
+from ebmstruct_multilabel.evidence import Evidence, Inputs, Scaling, label_block, label_energies
+from ebmstruct_multilabel.schema import LABELS, LabelSchema
 
 
 class Pairwise(EnergyModel):
@@ -70,7 +70,7 @@ class Pairwise(EnergyModel):
 
 def mutual_information(schema: LabelSchema) -> Tensor:
     """(L, L) float64: the mutual information of two labels in the training data, in nats; 0 on the diagonal."""
-    n = max(1, schema.examples)
+    n = max(1, schema.labelled)
     both = schema.together.double() / n
     own = both.diagonal()
     out = torch.zeros_like(both)

@@ -15,6 +15,9 @@ LEGAL = (
     '{"features": [0.5, 0, ...]}, {"features": {"name": 0.5, ...}} or {"text": "..."}, each with "labels": ["...", ...]'
 )
 
+LARGEST = 3.4e38
+"""Of a number: what 32 bits can hold."""
+
 
 def read_records(content: Content) -> Labelled:
     """The rows of a JSONL file; a DataError names file and line. O(size) time and memory."""
@@ -29,7 +32,7 @@ def read_records(content: Content) -> Labelled:
         labels = _labels(record, where)
         found.update(dict.fromkeys(labels or ()))
         row = row_of(record, where)
-        if not row.names and row.text is None:
+        if isinstance(record.get("features"), list):
             values = record["features"]
             if width is not None and len(values) != width:
                 raise DataError(
@@ -88,7 +91,7 @@ def _number(value: Any, name: str, where: str) -> float:
         return math.nan
     if isinstance(value, bool):
         return float(value)
-    if not isinstance(value, (int, float)) or abs(value) == math.inf:
+    if not isinstance(value, (int, float)) or abs(value) > LARGEST:
         raise DataError(
             f"{where}: {name!r} is {str(value)[:40]!r}; a finite number is needed, or null where it is missing"
         )

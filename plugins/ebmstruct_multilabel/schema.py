@@ -16,6 +16,8 @@ from ebmstruct_multilabel.rows import Row
 
 log = logging.getLogger(__name__)
 
+LABELS = "labels"
+"""The block of labels: one site a label, state 1 where it is in the set."""
 SPARSE_BELOW = 0.2
 """Where less than this share of the values is other than 0, rows are kept sparse and scaled as counts are."""
 
@@ -25,7 +27,8 @@ class LabelSchema(Schema):
     """Columns and labels of the training data.
 
     features: names of the F columns; empty texts of names where columns have numbers only.  labels: the L labels.
-    examples: how many there were.  smallest: the size of their smallest set.  sparse: whether rows are kept sparse.
+    examples: how many there were.  labelled: how many of them have known labels.  smallest: the size of their smallest
+    set.  sparse: whether rows are kept sparse.
     present: (F,) in how many rows a column is not 0.  mean, spread: (F,) of its values.
     together: (L, L) in how many rows both labels are; the diagonal has the labels themselves.
     threshold: the one tuned on dev examples, or None.
@@ -34,6 +37,7 @@ class LabelSchema(Schema):
     features: tuple[str, ...]
     labels: tuple[str, ...]
     examples: int
+    labelled: int
     smallest: int
     sparse: bool
     present: Tensor
@@ -41,6 +45,9 @@ class LabelSchema(Schema):
     spread: Tensor
     together: Tensor
     threshold: float | None = None
+
+    def site_names(self, block: str) -> tuple[str, ...]:
+        return self.labels if block == LABELS else ()
 
 
 def fitted(train: Sequence[Example], least_count: int) -> LabelSchema:
@@ -57,11 +64,13 @@ def fitted(train: Sequence[Example], least_count: int) -> LabelSchema:
     if not features:
         raise DataError("the training data has no feature: every row is empty, so there is nothing to learn from")
     x = matrix(rows, features)
+    missing = np.bincount(x.indices[np.isnan(x.data)], minlength=len(features))
+    seen = np.maximum(len(rows) - missing, 1)  # a value that is missing is no value, least of all 0
+    present = np.diff(x.tocsc().indptr) - missing
     values = np.nan_to_num(x.data)
     x.data = values
-    present = np.diff(x.tocsc().indptr)
-    mean = np.asarray(x.mean(axis=0)).reshape(-1)
-    square = np.asarray(x.multiply(x).mean(axis=0)).reshape(-1)
+    mean = np.asarray(x.sum(axis=0, dtype=np.float64)).reshape(-1) / seen
+    square = np.asarray(x.astype(np.float64).multiply(x).sum(axis=0)).reshape(-1) / seen
     spread = np.sqrt(np.maximum(square - mean**2, 0.0))
     place = {label: k for k, label in enumerate(known)}
     y = np.zeros((len(sets), len(known)), np.float32)
@@ -71,6 +80,7 @@ def fitted(train: Sequence[Example], least_count: int) -> LabelSchema:
         features,
         known,
         len(rows),
+        len(sets),
         min(len(own) for own in sets),
         x.nnz < SPARSE_BELOW * len(rows) * len(features) and bool((values >= 0).all()),
         torch.from_numpy(present.astype(np.float32)),

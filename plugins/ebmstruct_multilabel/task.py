@@ -31,11 +31,10 @@ from ebmstruct import (
 )
 from ebmstruct.errors import SolverRefusal
 from ebmstruct.extend import Evaluation, Inference, Section
-from ebmstruct_multilabel.evidence import LABELS
 from ebmstruct_multilabel.metrics import best_threshold, calibration, set_scores
 from ebmstruct_multilabel.records import parsed, row_of
 from ebmstruct_multilabel.rows import Row
-from ebmstruct_multilabel.schema import LabelSchema, fitted
+from ebmstruct_multilabel.schema import LABELS, LabelSchema, fitted
 from ebmstruct_multilabel.splits import MADE, Corpus, find_splits, read_corpus
 from ebmstruct_multilabel.tables import TableOptions
 

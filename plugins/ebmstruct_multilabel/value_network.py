@@ -10,8 +10,8 @@ from torch.nn.functional import relu
 
 from ebmstruct import BlockFactor, ConfigError, EnergyModel, FactorGraph
 from ebmstruct.energies.label_set import JointNetwork
-from ebmstruct_multilabel.evidence import LABELS, Evidence, Inputs, Scaling, label_block, label_energies
-from ebmstruct_multilabel.schema import LabelSchema
+from ebmstruct_multilabel.evidence import Evidence, Inputs, Scaling, label_block, label_energies
+from ebmstruct_multilabel.schema import LABELS, LabelSchema
 
 
 class ValueNetwork(EnergyModel):

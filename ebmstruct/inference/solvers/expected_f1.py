@@ -12,7 +12,16 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import FactorGraph
 from ebmstruct.inference.counting import Counted, counted, counting_refusal
-from ebmstruct.inference.label_sets import Believed, Source, believed, beside, decoding_refusal, set_block, trusted
+from ebmstruct.inference.label_sets import (
+    Believed,
+    Source,
+    believed,
+    beside,
+    decoding_refusal,
+    feasible,
+    set_block,
+    trusted,
+)
 from ebmstruct.inference.result import Answer, Budget, Query, Result
 from ebmstruct.inference.solver import Solver
 
@@ -81,7 +90,7 @@ class ExpectedF1(Solver):
             states, value = best_counted_sets(counted(graph), self.temperature, least)
         else:
             states, value = best_sets(found, probability, offsets, least)
-        y = beside(graph, block, states, budget, generator)
+        y = feasible(graph, beside(graph, block, states, budget, generator), budget)
         stats = {"expected_f1": value, "probability": probability, "by": found.by, "exact": found.exact}
         nothing = torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
         return Result(y, graph.energy(y), nothing, status, solver=self.name, stats=stats)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import FactorGraph, Variables
-from ebmstruct.inference.label_sets import Source, believed, beside, decoding_refusal, set_block, trusted
+from ebmstruct.inference.label_sets import Source, believed, beside, decoding_refusal, feasible, set_block, trusted
 from ebmstruct.inference.result import Answer, Budget, Query, Result
 from ebmstruct.inference.solver import Solver
 
@@ -79,7 +79,7 @@ class Threshold(Solver):
         probability, status = trusted(graph, block, found)
         value = UNTUNED if self.value is None else self.value
         states = passing(probability, graph.variables[block], value, self.at_least or 0)
-        y = beside(graph, block, states, budget, generator)
+        y = feasible(graph, beside(graph, block, states, budget, generator), budget)
         stats = {"threshold": value, "probability": probability, "by": found.by, "exact": found.exact}
         nothing = torch.full((graph.num_instances,), -torch.inf, dtype=torch.float64)
         return Result(y, graph.energy(y), nothing, status, solver=self.name, stats=stats)
