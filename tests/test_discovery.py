@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebmstruct.errors import ConfigError, PluginError
-from ebmstruct.extend.components import Components, UnknownName, options_of
+from ebmstruct.extend.components import CORE, Components, UnknownName, options_of
 from ebmstruct.extend.discovery import candidates, listing, missing_dependency
 from ebmstruct.run.config import parse_config
 
@@ -161,3 +161,12 @@ def test_import_scans_nothing(tmp_path: Path) -> None:
     code = "import sys, ebmstruct, ebmstruct.extend; print([m for m in ('torch', 'yaml', 'numba') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_every_solver_has_a_name_in_task_files() -> None:
+    """What the engine knows by name a task file may name too, with its fields as keys."""
+    from ebmstruct.inference.solvers import SOLVERS
+
+    components = Components({})
+    assert {name: components.resolve("solver", name) for name in CORE["solver"]} == SOLVERS
+    assert all(isinstance(options_of(cls), dict) for cls in SOLVERS.values())
