@@ -15,9 +15,10 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
-    """``multilabel.mlp``, ``.counted``, ``.mixture``, ``.pairwise``, ``.spen``, ``.value_network``."""
+    """``multilabel.mlp``, ``.amortised_spen``, ``.counted``, ``.mixture``, ``.pairwise``, ``.spen``, ``.value_network``."""
     return {
         "mlp": "ebmstruct_multilabel.mlp:MLP",
+        "amortised_spen": "ebmstruct_multilabel.amortised:AmortisedSPEN",
         "counted": "ebmstruct_multilabel.counted:Counted",
         "mixture": "ebmstruct_multilabel.mixture:Mixture",
         "pairwise": "ebmstruct_multilabel.pairwise:Pairwise",
