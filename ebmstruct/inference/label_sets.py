@@ -171,3 +171,23 @@ def feasible(graph: FactorGraph, y: Assignment, budget: Budget | None) -> Assign
         swap = broken[graph.variables[name].instance].reshape(-1, *[1] * (value.dim() - 1))
         values[name] = torch.where(swap, least[name].to(value.dtype), value)
     return Assignment(values)
+
+
+class SetDecoder(Solver):
+    """What solvers share that read a set of labels off probabilities, whose sources and block are their fields."""
+
+    inner: str | None
+    samples: int
+    temperature: float
+    block: str | None
+
+    @property
+    def source(self) -> Source:
+        """Where the probabilities come from."""
+        return Source(self.inner, self.samples, self.temperature)
+
+    def least_energy(self) -> Solver | None:
+        return self.source.named
+
+    def refuse(self, graph: FactorGraph, query: Query) -> str | None:
+        return decoding_refusal(graph, query, self.block, self.source)

@@ -12,22 +12,12 @@ from torch import Generator, Tensor
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import FactorGraph
 from ebmstruct.inference.counting import Counted, counted, counting_refusal
-from ebmstruct.inference.label_sets import (
-    Believed,
-    Source,
-    believed,
-    beside,
-    decoding_refusal,
-    feasible,
-    set_block,
-    trusted,
-)
+from ebmstruct.inference.label_sets import Believed, SetDecoder, believed, beside, feasible, set_block, trusted
 from ebmstruct.inference.result import Answer, Budget, Query, Result
-from ebmstruct.inference.solver import Solver
 
 
 @dataclass(frozen=True)
-class ExpectedF1(Solver):
+class ExpectedF1(SetDecoder):
     """The set of labels of greatest expected F1 under p(y) proportional to exp(-E(y) / temperature).
 
     It answers the query ``minimize``, but what it makes least is the expected loss 1 - F1, not the energy: the energy
@@ -43,7 +33,7 @@ class ExpectedF1(Solver):
     block: which block is the set; None for the only one of two states a site. Other blocks are summed out of the
     marginals, and the result holds the least energy of theirs given the set.
     Cost: the inner answer, and O(n^2) an instance of n labels (draws: O(n S + a^2 c), see the kernel).
-    Not for hard constraints between labels: the set may break them, and its energy is then infinite.
+    Where the set breaks a hard constraint, the answer of least energy takes its place.
     """
 
     name: ClassVar[str] = "expected_f1"
@@ -60,17 +50,6 @@ class ExpectedF1(Solver):
                 f"expected_f1 was asked for with samples {self.samples}, at_least {self.at_least} and temperature "
                 f"{self.temperature}; legal are 0 or more, 0 or more, and a positive number"
             )
-
-    @property
-    def source(self) -> Source:
-        """Where the probabilities come from."""
-        return Source(self.inner, self.samples, self.temperature)
-
-    def least_energy(self) -> Solver | None:
-        return self.source.named
-
-    def refuse(self, graph: FactorGraph, query: Query) -> str | None:
-        return decoding_refusal(graph, query, self.block, self.source)
 
     def solve(
         self,

@@ -10,16 +10,15 @@ from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import FactorGraph, Variables
-from ebmstruct.inference.label_sets import Source, believed, beside, decoding_refusal, feasible, set_block, trusted
+from ebmstruct.inference.label_sets import SetDecoder, believed, beside, feasible, set_block, trusted
 from ebmstruct.inference.result import Answer, Budget, Query, Result
-from ebmstruct.inference.solver import Solver
 
 UNTUNED = 0.5
 """The threshold where none is given and nobody has tuned one."""
 
 
 @dataclass(frozen=True)
-class Threshold(Solver):
+class Threshold(SetDecoder):
     """The labels whose marginal probability is at least a threshold, and never fewer than the most probable ones.
 
     It answers the query ``minimize`` with a set, a block of two states a site of which state 1 is "in". At 0.5 the set
@@ -52,17 +51,6 @@ class Threshold(Solver):
                 f"temperature {self.temperature}; legal are None or a number from 0 to 1, 0 or more, 0 or more, and a "
                 "positive number"
             )
-
-    @property
-    def source(self) -> Source:
-        """Where the probabilities come from."""
-        return Source(self.inner, self.samples, self.temperature)
-
-    def least_energy(self) -> Solver | None:
-        return self.source.named
-
-    def refuse(self, graph: FactorGraph, query: Query) -> str | None:
-        return decoding_refusal(graph, query, self.block, self.source)
 
     def solve(
         self,
