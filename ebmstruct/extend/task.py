@@ -93,7 +93,21 @@ class Cases:
     note: str = ""
 
 
-Section = Table | Chart | Cases
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A report section that is a picture of pixels.
+
+    pixels: (H, W) grey or (H, W, 3) colour, numbers from 0 (black) to 255.  scale: how many times larger each pixel is
+    shown, with sharp edges.
+    """
+
+    title: str
+    pixels: Any
+    scale: int = 1
+    note: str = ""
+
+
+Section = Table | Chart | Cases | Picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ebmstruct.extend.task import Cases, Chart, Evaluation, Section, Table
+from ebmstruct.extend.task import Cases, Chart, Evaluation, Picture, Section, Table
 from ebmstruct.run.charts import chart
 from ebmstruct.run.markup import (
     MAX_ROWS,
@@ -24,6 +24,7 @@ from ebmstruct.run.markup import (
     widest,
     words,
 )
+from ebmstruct.run.pictures import picture
 from ebmstruct.run.provenance import data_section, setup_section
 from ebmstruct.run.spec import RunConfig
 from ebmstruct.run.style import CSS
@@ -78,7 +79,7 @@ def html(report: Report) -> str:
         f'<section id="{text(anchor)}">{"" if anchor == "results" else f"<h2>{text(name)}</h2>"}{content}</section>'
         for anchor, name, content in parts
     )
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -274,8 +275,11 @@ def _sections(sections: Iterable[Section]) -> str:
     return "".join(out)
 
 
-def _figure(section: Table | Chart) -> str:
-    inner = chart(section) if isinstance(section, Chart) else table_of(section)
+def _figure(section: Table | Chart | Picture) -> str:
+    if isinstance(section, Picture):
+        inner = f'<div class="scroll">{picture(section)}</div>'
+    else:
+        inner = chart(section) if isinstance(section, Chart) else table_of(section)
     wide = isinstance(section, Table) and (len(section.columns) > 9 or widest(section) > 60)
     note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
     return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'

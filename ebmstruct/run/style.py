@@ -49,6 +49,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; font-size: .9rem; margi
 .facts dd { margin: 0; text-align: right; font-variant-numeric: lining-nums tabular-nums; overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   margin: 1rem 0; align-items: start; }
+.pixels { image-rendering: pixelated; display: block; }
 .figure.wide { grid-column: 1 / -1; }
 figcaption, .note { color: var(--soft); font-size: .9rem; margin: .5rem 0 0; max-width: 44rem; }
 svg { display: block; width: 100%; height: auto; max-width: 40rem; font-family: var(--sans); }

@@ -1,0 +1,83 @@
+"""Tasks whose model is of the records themselves, so that new ones can be drawn: rows, pictures, sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ebmstruct.extend.task import Section, Task
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from ebmstruct.graph import Assignment, FactorGraph
+    from ebmstruct.inference import Budget, Solver
+
+
+@dataclass(frozen=True)
+class Generative(Task):
+    """A task that learns the distribution of its records and draws new ones.
+
+    Of an example, y is a record, parts of which may be missing, and x is what is given of it from the start: a mapping
+    from a part's name to its value, empty where nothing is given. ``encode`` turns records into values, with whatever is
+    missing unknown, so that conditioning is encoding a partial record. The section ``solver`` of the task file is the
+    sampler.
+
+    Evaluation draws as many records as a split has and calls ``score`` on them: the i-th record drawn has nothing to do
+    with the i-th of the data. ``ebmstruct generate`` does the same with as many as are wanted, and ``ebmstruct predict`` fills in
+    what is missing of a record, by the least energy.
+    """
+
+    suffix: ClassVar[str] = ".jsonl"
+    """The ending of a file of records that ``write`` makes where the user named none."""
+
+    @abstractmethod
+    def given(self, texts: Sequence[str], schema: Any) -> Mapping[str, Any]:
+        """What is given of every record, from texts ``PART=VALUE``; DataError where a part or a value is none."""
+
+    def inputs(self, x: Mapping[str, Any], count: int, schema: Any, generator: Generator) -> list[Any]:
+        """The inputs of ``count`` records to be drawn given x; parts that the model takes as given, and x leaves open, are
+        drawn here from what the training data had.
+        """
+        return [x] * count
+
+    @abstractmethod
+    def partial(self, x: Any, schema: Any) -> Any:
+        """The record of which only what x gives is known, as ``encode`` takes it."""
+
+    def evidence(self, xs: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment | None:
+        """What is given, as values that the graph's variables have for certain."""
+        if not any(xs):
+            return None
+        return self.encode([self.partial(x, schema) for x in xs], graph, schema)
+
+    def draw(
+        self,
+        graph: FactorGraph,
+        schema: Any,
+        *,
+        solver: Solver | None = None,
+        budget: Budget | None = None,
+        generator: Generator,
+    ) -> tuple[Assignment, list[Any]]:
+        """One record drawn for each instance of a graph that is conditioned on what is given, and its values."""
+        from ebmstruct.graph import Assignment
+        from ebmstruct.inference.engine import sample
+
+        if getattr(solver, "chains", 1) != 1:
+            solver = dataclasses.replace(solver, chains=1)  # type: ignore[type-var]
+        drawn = sample(graph, solver, num_samples=1, budget=budget, generator=generator, quiet=True)
+        found = Assignment({name: value[0] for name, value in drawn.values.items()})
+        return found, self.decode(found, graph, schema)
+
+    @abstractmethod
+    def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
+        """Write decoded records to a file, whole or not at all, in the format that the data came in (see ``suffix``)."""
+
+    def strip(self, drawn: Mapping[int, Sequence[Any]], schema: Any) -> list[Section]:
+        """Report sections of the records drawn while it was trained: epoch to a few of them."""
+        return []

@@ -1,0 +1,23 @@
+"""Distributions by energy: learn them from rows, pictures or sequences, find what is latent in them, draw new ones."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME_OF = {
+    "RecordSchema": "ebmstruct_generative.records",
+}
+
+__all__ = sorted(_HOME_OF)
+
+if TYPE_CHECKING:
+    from ebmstruct_generative.records import RecordSchema as RecordSchema
+
+
+def __getattr__(name: str) -> Any:
+    """Names are resolved when they are first used: who only reads data does not wait for torch."""
+    if name in _HOME_OF:
+        value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
+        return value
+    raise AttributeError(f"module 'ebmstruct_generative' has no attribute {name!r}")

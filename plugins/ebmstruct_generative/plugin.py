@@ -1,0 +1,19 @@
+"""What this plugin offers, by name; nothing is imported until a task file asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ebmstruct.extend import hookimpl
+
+
+@hookimpl
+def ebmstruct_tasks() -> Mapping[str, str]:
+    """Tables, pictures, patches and sequences."""
+    return {}
+
+
+@hookimpl
+def ebmstruct_energies() -> Mapping[str, str]:
+    """Energies of records."""
+    return {}
