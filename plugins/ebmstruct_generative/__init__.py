@@ -6,12 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Mixture": "ebmstruct_generative.mixture",
     "RecordSchema": "ebmstruct_generative.records",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 
