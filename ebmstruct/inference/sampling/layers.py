@@ -179,6 +179,26 @@ class LayeredSweeps:
         """(C, B) float64: the energy of each instance in each chain."""
         return self.free_energies(values, ())
 
+    def partial_energies(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(C, B) float64: what the blocks named contribute by themselves and among each other, without the constant."""
+        x = self.rows(values)
+        chosen = [f for f in self.graph.factors if isinstance(f, BilinearFactor) and all(n in x for n in f.scope)]
+        return self._summed(x, (), 1.0, [n for n in self.unary if n in x], chosen)
+
+    def _summed(
+        self,
+        x: Mapping[str, Tensor],
+        summed: Sequence[str],
+        temperature: float,
+        unaries: Sequence[str],
+        bilinear: Sequence[BilinearFactor],
+    ) -> Tensor:
+        pairs = [(f.scope[0], f.scope[1]) for f in bilinear]
+        counts = {n: k for n, (_, k) in self.layers.sizes.items()}
+        terms = LayerTerms(x, summed, counts, unaries, pairs, self.graph.num_instances, temperature)
+        total = free_energies(terms, [self.unary[n] for n in unaries], [f.weight for f in bilinear])
+        return total.double().reshape(-1, self.graph.num_instances)
+
     def free_energies(self, values: Mapping[str, Tensor], summed: Sequence[str], temperature: float = 1.0) -> Tensor:
         """(C, B) float64: -T log of the sum of exp(-E / T) over the sites of some blocks, the others at ``values`` (C, n).
 
@@ -187,11 +207,7 @@ class LayeredSweeps:
         """
         x = self.rows({n: v for n, v in values.items() if n not in summed})
         bilinear = [f for f in self.graph.factors if isinstance(f, BilinearFactor)]
-        pairs = [(f.scope[0], f.scope[1]) for f in bilinear]
-        counts = {n: k for n, (_, k) in self.layers.sizes.items()}
-        terms = LayerTerms(x, summed, counts, tuple(self.unary), pairs, self.graph.num_instances, temperature)
-        total = free_energies(terms, list(self.unary.values()), [f.weight for f in bilinear])
-        out = total.double().reshape(-1, self.graph.num_instances)
+        out = self._summed(x, summed, temperature, tuple(self.unary), bilinear)
         return out if self.graph.constant is None else out + self.graph.constant.double()
 
 
