@@ -184,3 +184,26 @@ def test_what_is_no_layer() -> None:
         es.FactorGraph(blocks, [es.BilinearFactor(("v", "h"), "w", torch.zeros(3, 1, 4, 1))])
     with pytest.raises(GraphError, match="infinite or NaN"):
         es.FactorGraph(blocks, [es.BilinearFactor(("v", "h"), "w", torch.full((4, 1, 3, 1), torch.inf))])
+
+
+def test_gibbs_on_layers() -> None:
+    """Samples and marginals by layers are those of enumeration; given every other layer they are exact."""
+    graph = layered("vhg", 2)
+    expected = es.marginals(listed(graph), es.Exhaustive()).beliefs
+    solver = es.BlockGibbs(chains=50, sweeps=400)
+    found = es.marginals(graph, solver, generator=torch.Generator().manual_seed(0))
+    drawn = es.sample(graph, es.BlockGibbs(chains=4000), num_samples=4000, generator=torch.Generator().manual_seed(0))
+    assert not found.exact and found.statuses[0].name == "CONVERGED" and max(found.stats["r_hat"].values()) < 1.05
+    for name in SIZES:
+        torch.testing.assert_close(found.beliefs[name], expected[name], atol=0.02, rtol=0)
+        shares = torch.nn.functional.one_hot(drawn.values[name], SIZES[name][1]).double().mean(0)
+        torch.testing.assert_close(shares, expected[name], atol=0.04, rtol=0)
+    torch.testing.assert_close(drawn.energy[7], graph.energy({n: v[7] for n, v in drawn.values.items()}))
+    held = graph.condition(es.Assignment({"h": torch.tensor([1, 0, 1, 0, 0, 1])}))
+    exact, other = es.marginals(held, solver), es.marginals(listed(held), es.Exhaustive())
+    assert exact.exact and es.sample(held, solver, num_samples=3).exact
+    torch.testing.assert_close(exact.log_partition, other.log_partition)
+    for name in SIZES:
+        torch.testing.assert_close(exact.beliefs[name], other.beliefs[name])
+    cut = es.sample(graph, es.BlockGibbs(), num_samples=8, budget=es.Budget(max_steps=201))
+    assert {s.name for s in cut.statuses} == {"MAX_STEPS"} and cut.values["v"].shape == (8, 8)
