@@ -33,6 +33,7 @@ _HOMES = {
         "Factor",
         "FactorGraph",
         "GridFactor",
+        "NoiseLevel",
         "Real",
         "ResidualFactor",
         "SegmentFactor",
@@ -55,6 +56,7 @@ _HOMES = {
     "ebmstruct.inference": (
         "AugmentedLagrangian",
         "MirrorDescent",
+        "AnnealedLangevin",
         "Adam",
         "MixedGibbs",
         "MixedEnumeration",
@@ -123,6 +125,7 @@ _HOMES = {
         "BoltzmannMachine",
         "ChainEnergy",
         "ConvolutionalEnergy",
+        "DenoisingEnergy",
         "EnergyModel",
         "GaussianBoltzmannMachine",
         "GraphNetworkEnergy",
@@ -161,6 +164,7 @@ _HOMES = {
         "PseudoLikelihood",
         "RatioMatching",
         "ScoreMatching",
+        "DenoisingScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
         "SampledLikelihood",
@@ -187,6 +191,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
     from ebmstruct.energies import ChainEnergy as ChainEnergy
     from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
+    from ebmstruct.energies import DenoisingEnergy as DenoisingEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
@@ -232,6 +237,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Huber as Huber
+    from ebmstruct.graph import NoiseLevel as NoiseLevel
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import RobustLoss as RobustLoss
@@ -254,6 +260,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
+    from ebmstruct.inference import AnnealedLangevin as AnnealedLangevin
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
@@ -310,6 +317,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import DenoisingScoreMatching as DenoisingScoreMatching
     from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung

@@ -9,6 +9,7 @@ from ebmstruct.graph.factor_graph import FactorGraph, union
 from ebmstruct.graph.factors import BlockFactor, Factor
 from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
+from ebmstruct.graph.noise import NoiseLevel, at_noise, noise_block, noise_levels
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.robust import Cauchy, GemanMcClure, Huber, RobustLoss, Tukey
 from ebmstruct.graph.segments import SegmentFactor
@@ -35,6 +36,7 @@ __all__ = [
     "GemanMcClure",
     "GridFactor",
     "Huber",
+    "NoiseLevel",
     "Real",
     "ResidualFactor",
     "RobustLoss",
@@ -43,6 +45,9 @@ __all__ = [
     "Topology",
     "Tukey",
     "Variables",
+    "at_noise",
+    "noise_block",
+    "noise_levels",
     "potts_table",
     "tabulate",
     "union",
