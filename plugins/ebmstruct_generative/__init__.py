@@ -6,12 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Denoiser": "ebmstruct_generative.denoiser",
     "RecordSchema": "ebmstruct_generative.records",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.denoiser import Denoiser as Denoiser
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 
