@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Denoiser": "ebmstruct_generative.denoiser",
+    "Mixture": "ebmstruct_generative.mixture",
     "RecordSchema": "ebmstruct_generative.records",
 }
 
@@ -14,6 +15,7 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 

@@ -18,4 +18,5 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
+        "mixture": "ebmstruct_generative.mixture:Mixture",
     }
