@@ -143,11 +143,12 @@ def _recoded(table: Columns, names: tuple[str, ...], states: Mapping[str, tuple[
 
 
 def vectors(reference: Columns, *tables: Columns) -> list[np.ndarray]:
-    """(n, d) float64 for each table: numbers less the reference's mean over its standard deviation, categories as unit vectors.
+    """(n, d) float64 for each table: numbers standardised by the reference's, categories as unit vectors.
 
-    A missing number is 0, with a coordinate of its own that tells it from the mean where any table misses one; a missing
-    category is a category. Of a column with more than MAX_STATES categories in the reference the rarest share one
-    coordinate, and so do categories that the reference has not. The tables must be ``aligned``.
+    A number is less the mean of the reference's and over their standard deviation. A missing number is 0, with a
+    coordinate of its own that tells it from the mean where any table misses one; a missing category is a category. Of a
+    column with more than MAX_STATES categories in the reference the rarest share one coordinate, and so do categories
+    that the reference has not. The tables must be ``aligned``.
     """
     parts: list[list[np.ndarray]] = [[] for _ in tables]
     for name in reference.names:
@@ -163,7 +164,7 @@ def vectors(reference: Columns, *tables: Columns) -> list[np.ndarray]:
 def _standardised(reference: np.ndarray, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     present = reference[np.isfinite(reference)]
     mean = present.mean() if len(present) else 0.0
-    spread = present.std(ddof=1) if len(present) > 1 else 0.0
+    spread = (present.std(ddof=1) if len(present) > 1 else 0.0) or 1.0
     gaps = any(np.isnan(array).any() for array in arrays)
     out = []
     for array in arrays:
