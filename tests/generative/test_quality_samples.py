@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import types
@@ -13,7 +14,6 @@ import pytest
 pytest.importorskip("sklearn")
 
 from ebmstruct.errors import DataError, PluginError
-from ebmstruct_generative.quality import learners
 from ebmstruct_generative.quality.classifier import classifier_accuracy
 from ebmstruct_generative.quality.nearest import nearest_record
 from ebmstruct_generative.quality.samples import density_coverage, mmd2, sliced_wasserstein, subset
@@ -149,7 +149,7 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> types.ModuleType:
         raise ModuleNotFoundError(f"No module named {name!r}", name="sklearn")
 
-    monkeypatch.setattr(learners.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(PluginError, match=r"ebmstruct\[generative\]"):
         classifier_accuracy(normal(6), normal(6))
 
