@@ -146,9 +146,9 @@ def vectors(reference: Columns, *tables: Columns) -> list[np.ndarray]:
     """(n, d) float64 for each table: numbers standardised by the reference's, categories as unit vectors.
 
     A number is less the mean of the reference's and over their standard deviation. A missing number is 0, with a
-    coordinate of its own that tells it from the mean where any table misses one; a missing category is a category. Of a
-    column with more than MAX_STATES categories in the reference the rarest share one coordinate, and so do categories
-    that the reference has not. The tables must be ``aligned``.
+    coordinate of its own that tells it from the mean where any table misses one; a missing category is a category. A
+    category that the reference has not is zero everywhere; of a column with more than MAX_STATES of them in the
+    reference the rarest share one coordinate, with those that it has not. The tables must be ``aligned``.
     """
     parts: list[list[np.ndarray]] = [[] for _ in tables]
     for name in reference.names:
@@ -179,13 +179,11 @@ def _unit_vectors(reference: np.ndarray, arrays: Sequence[np.ndarray]) -> list[n
     kept = np.sort(found[np.argsort(-counts, kind="stable")[:MAX_STATES]])
     out = []
     for array in arrays:
+        block = np.zeros((len(array), len(kept) + 1))
         place = np.searchsorted(kept, array).clip(max=max(len(kept) - 1, 0))
         known = kept[place] == array if len(kept) else np.zeros(len(array), bool)
-        block = np.zeros((len(array), len(kept) + 1))
         block[np.arange(len(array)), np.where(known, place, len(kept))] = 1.0
-        out.append(block)
-    if not any(block[:, -1].any() for block in out):
-        out = [block[:, :-1] for block in out]
+        out.append(block if len(found) > len(kept) else block[:, :-1])
     return out
 
 
