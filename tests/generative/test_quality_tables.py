@@ -127,7 +127,7 @@ def test_learning_from_generated_rows() -> None:
 
 
 def test_vectors() -> None:
-    """Numbers are standardised, missing ones marked; categories, missing among them, are unit vectors, and a new one is zero."""
+    """Numbers are standardised, missing ones marked; categories, missing too, are unit vectors, and a new one is zero."""
     real, other = table(n=[0.0, 2, NAN], c=["a", "b", ""]), table(n=[1.0, NAN, 1], c=["b", "new", "a"])
     real, other = aligned(real, other)
     x, y = vectors(real, real, other)
