@@ -65,8 +65,8 @@ def quality_report(
     scikit-learn. Cost: some 10 s of processor time for 2000 records of 10 numbers.
     """
     kept, finite = _finite(generated)
-    out: dict[str, Any] = {"records": {"real": len(real), "generated": len(generated)}, "seed": seed}
-    out["records"] |= {} if train is None else {"train": len(train)}
+    out: dict[str, Any] = {"records": {"held_out": len(real), "generated": len(generated)}, "seed": seed}
+    out["records"] |= {} if train is None else {"training": len(train)}
     out["finite"] = finite
     if finite < 0.5:
         out |= {"measures": {}, "verdicts": verdicts(out)}
