@@ -47,6 +47,7 @@ def quality_report(
     *,
     target: str | None = None,
     rows: int = 2000,
+    trees: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How good generated records are, as JSON values.
@@ -54,6 +55,7 @@ def quality_report(
     real: records that the model has not seen, generated: its own, train: those that it learnt from; all (n, d) arrays on
     a scale on which distances mean something, or all tables. target: a table's column that is predicted from the others.
     rows: the most records of each kind that the costliest measures (the classifier's, and MMD) look at.
+    trees: of each forest.
 
     Of the answer, ``measures`` has for each measure its ``value``, the ``reference`` that the training records reach in
     the place of the generated ones (which is as good as it gets; None without them), its ``best`` value and its
@@ -69,14 +71,14 @@ def quality_report(
     out["records"] |= {} if train is None else {"training": len(train)}
     out["finite"] = finite
     if finite < 0.5:
-        out |= {"measures": {}, "verdicts": verdicts(out)}
-        return _json(out)
+        out["measures"] = {}
+        return _json(out | {"verdicts": verdicts(out)})
     measures: dict[str, dict[str, Any]] = {}
     out["measures"] = measures
-    measures |= _vector_measures(out, *_as_vectors(real, kept, train), rows, seed)
+    measures |= _vector_measures(out, *_as_vectors(real, kept, train), rows, trees, seed)
     if isinstance(real, Columns):
         assert isinstance(kept, Columns) and (train is None or isinstance(train, Columns))
-        measures |= _table_measures(out, real, kept, train, target, seed)
+        measures |= _table_measures(out, real, kept, train, target, trees, seed)
     for name, entry in measures.items():
         best, meaning = MEANINGS[name]
         entry |= {"best": best, "meaning": meaning}
@@ -118,6 +120,7 @@ def _vector_measures(
     generated: np.ndarray,
     train: np.ndarray | None,
     rows: int,
+    trees: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The two-sample measures, of as many generated (and training) records as there are real ones."""
@@ -126,7 +129,7 @@ def _vector_measures(
     for other in [generated] if train is None else [generated, train]:
         density, covered = density_coverage(real, subset(other, count, seed), rows=count, seed=seed)
         found.append({
-            "classifier_accuracy": classifier_accuracy(real, other, rows=rows, seed=seed),
+            "classifier_accuracy": classifier_accuracy(real, other, rows=rows, trees=trees, seed=seed),
             "coverage": covered,
             "density": density,
             "mmd2": mmd2(real, other, rows=rows, seed=seed),
@@ -143,7 +146,13 @@ def _vector_measures(
 
 
 def _table_measures(
-    out: dict[str, Any], real: Columns, generated: Columns, train: Columns | None, target: str | None, seed: int
+    out: dict[str, Any],
+    real: Columns,
+    generated: Columns,
+    train: Columns | None,
+    target: str | None,
+    trees: int,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The measures of columns and of their pairs."""
     seen = real if train is None else train
@@ -165,7 +174,7 @@ def _table_measures(
             "missing_similarity": mean(single["missing"]),
         }
         if target is not None:
-            measures["train_on_synthetic"] = train_on_synthetic(other, real, target, seed=seed)
+            measures["train_on_synthetic"] = train_on_synthetic(other, real, target, trees=trees, seed=seed)
         found.append(measures)
     if train is not None and target is not None:
         out["target"] = {"name": target, "score": "F1" if real.kind(target) == CATEGORY else "R²"}
