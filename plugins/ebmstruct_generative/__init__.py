@@ -6,12 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Columns": "ebmstruct_generative.quality",
     "RecordSchema": "ebmstruct_generative.records",
+    "quality_report": "ebmstruct_generative.quality",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.quality import Columns as Columns
+    from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 
