@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 from ebmstruct.errors import DataError
 from ebmstruct.extend import Chart, Picture, Table
 from ebmstruct.run.quality_page import quality_html, write_quality
-from ebmstruct_generative.quality import CATEGORY, NUMBER, Columns, quality_report, quality_sections
+from ebmstruct_generative.quality import CATEGORY, NUMBER, Columns, assessment, quality_report, quality_sections
 from ebmstruct_generative.quality.drawing import beside, densities, matrices, sheet
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"
@@ -88,6 +88,26 @@ def test_numbers_that_are_none() -> None:
     drawn[:300] = np.inf
     figures = report(two_modes(300, 0), drawn, two_modes(300, 2))
     assert figures["measures"] == {} and "too few are left" in said(figures, "bad")
+
+
+def test_few_and_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few records are not compared, and it is said; of many, a part of a stated size is looked at."""
+    figures = report(two_modes(9, 0), two_modes(50, 1), two_modes(50, 2))
+    assert figures["measures"] == {} and "too few to compare" in said(figures, "warn")
+    monkeypatch.setattr(assessment, "_CELLS", 100)
+    assert len(assessment._bounded(people(60, 0), 90, 0)) == 100 // (2 + 1 + 4)
+    assert len(assessment._bounded(two_modes(60, 0), 90, 0)) == 50 and len(assessment._bounded(people(9, 0), 5, 0)) == 5
+    assert report(people(60, 0), people(60, 1), people(60, 2))["records"]["held_out"] == 60
+
+
+def test_repeated_rows_cover_themselves() -> None:
+    """A table of one column of two categories has balls that are points; the same categories cover them."""
+    label = np.arange(40) % 2
+    two = Columns(("label",), (CATEGORY,), (label,), {"label": ("a", "b")})
+    figures = report(two, two, two)
+    assert figures["measures"]["coverage"]["value"] == 1.0 and "cover the data" in said(figures, "good")
+    one = Columns(two.names, two.kinds, (np.zeros_like(label),), two.categories)
+    assert report(two, one, two)["measures"]["coverage"]["value"] == 0.5
 
 
 def test_tables() -> None:

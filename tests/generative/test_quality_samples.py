@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from ebmstruct.errors import DataError, PluginError
 from ebmstruct_generative.quality.classifier import classifier_accuracy
 from ebmstruct_generative.quality.nearest import nearest_record
-from ebmstruct_generative.quality.samples import density_coverage, mmd2, sliced_wasserstein, subset
+from ebmstruct_generative.quality.samples import density_coverage, distances, mmd2, sliced_wasserstein, subset
 
 
 def normal(rows: int, width: int = 2, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -81,6 +81,13 @@ def test_coverage_of_one_distribution() -> None:
     both = [density_coverage(normal(400, seed=s), normal(400, seed=s + 1000), k=3) for s in range(40)]
     density, coverage = np.mean(both, 0)
     assert density == pytest.approx(1, abs=0.03) and coverage == pytest.approx(1 - 1 / 8, abs=0.01)
+
+
+def test_distances_in_many_dimensions() -> None:
+    """Distances by matrix products agree with those by differences, and a row is about 0 from itself."""
+    x, y = normal(30, 150) + 5, normal(20, 150, seed=1)
+    assert distances(x, y) == pytest.approx(np.linalg.norm(x[:, None] - y, axis=2), rel=1e-10)
+    assert np.diag(distances(x, x)) == pytest.approx(0, abs=1e-5)
 
 
 def test_coverage_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ import numpy as np
 from ebmstruct.errors import DataError
 from ebmstruct_generative.quality.classifier import classifier_accuracy, train_on_synthetic
 from ebmstruct_generative.quality.column_measures import adherence, column_shapes, coverage, mean, missing_similarity
-from ebmstruct_generative.quality.columns import CATEGORY, NUMBER, Columns, aligned, vectors
+from ebmstruct_generative.quality.columns import CATEGORY, MAX_STATES, NUMBER, Columns, aligned, vectors
 from ebmstruct_generative.quality.nearest import NearestRecord, nearest_record
 from ebmstruct_generative.quality.pairs import column_pairs, pair_trends
 from ebmstruct_generative.quality.samples import density_coverage, mmd2, sliced_wasserstein, subset
-from ebmstruct_generative.quality.verdicts import verdicts
+from ebmstruct_generative.quality.verdicts import LEAST, verdicts
 
 Records = np.ndarray | Columns
 _QUANTILES = 200
 _DENSITY_ROWS = 5000
+_ROWS, _TRAIN_ROWS, _CELLS = 20_000, 200_000, 20_000_000
+"""The most rows, training rows, and numbers of one array that are looked at as vectors."""
 
 MEANINGS: Mapping[str, tuple[float | None, str]] = {
     "classifier_accuracy": (0.5, "how often a random forest tells generated records from real ones"),
@@ -61,21 +63,22 @@ def quality_report(
     the place of the generated ones (which is as good as it gets; None without them), its ``best`` value and its
     ``meaning``; ``verdicts`` says in words what they amount to, worst first; ``columns`` and ``pairs`` are of tables
     alone; ``distances`` has quantiles of the distances to the nearest training record. Numbers that are not finite are
-    None. Records with infinite numbers (of arrays, also NaN) are left out, and their share is told.
+    None. Of more than 20,000 records (200,000 training records; fewer of wide ones) a random part stands for all wherever
+    they are compared as vectors. Records with infinite numbers (of arrays, also NaN) are left out, and their share is told.
 
-    Errors: DataError where there are too few records, or real and generated ones do not fit together; PluginError without
-    scikit-learn. Cost: some 10 s of processor time for 2000 records of 10 numbers.
+    Errors: DataError where real and generated ones do not fit together; PluginError without scikit-learn. Cost: some 10 s
+    of processor time for 2000 records of 10 numbers.
     """
     kept, finite = _finite(generated)
     out: dict[str, Any] = {"records": {"held_out": len(real), "generated": len(generated)}, "seed": seed}
     out["records"] |= {} if train is None else {"training": len(train)}
     out["finite"] = finite
-    if finite < 0.5:
+    if finite < 0.5 or min(len(real), len(kept)) < LEAST:
         out["measures"] = {}
         return _json(out | {"verdicts": verdicts(out)})
     measures: dict[str, dict[str, Any]] = {}
     out["measures"] = measures
-    measures |= _vector_measures(out, *_as_vectors(real, kept, train), rows, trees, seed)
+    measures |= _vector_measures(out, *_as_vectors(real, kept, train, seed), rows, trees, seed)
     if isinstance(real, Columns):
         assert isinstance(kept, Columns) and (train is None or isinstance(train, Columns))
         measures |= _table_measures(out, real, kept, train, target, trees, seed)
@@ -99,10 +102,11 @@ def _finite(generated: Records) -> tuple[Records, float]:
 
 
 def _as_vectors(
-    real: Records, generated: Records, train: Records | None
+    real: Records, generated: Records, train: Records | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """All as arrays; tables are scaled by the training records, or by the real ones without."""
-    given = [real, generated] if train is None else [real, generated, train]
+    given = [_bounded(real, _ROWS, seed), _bounded(generated, _ROWS, seed + 1)]
+    given += [] if train is None else [_bounded(train, _TRAIN_ROWS, seed + 2)]
     tables = [one for one in given if isinstance(one, Columns)]
     if tables and len(tables) != len(given):
         raise DataError("real, generated and training records are to be all arrays or all tables of columns")
@@ -112,6 +116,17 @@ def _as_vectors(
     else:
         arrays = [np.asarray(one, float) for one in given]
     return arrays[0], arrays[1], arrays[2] if train is not None else None
+
+
+def _bounded(records: Records, rows: int, seed: int) -> Records:
+    """Some of the records where they are so many, or so wide as vectors, that all of them would take much memory."""
+    if isinstance(records, Columns):
+        width = sum(min(len(states), MAX_STATES) + 1 for states in records.categories.values())
+        width += 2 * records.kinds.count(NUMBER)
+        most = min(rows, _CELLS // max(width, 1))
+        return records if len(records) <= most else records.take(subset(np.arange(len(records)), most, seed))
+    array = np.asarray(records, float)
+    return subset(array, min(rows, _CELLS // max(array.shape[-1], 1)), seed)
 
 
 def _vector_measures(
