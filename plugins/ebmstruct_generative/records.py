@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ebmstruct import Assignment, FactorGraph
 
 RECORD = "record"
-"""The block of records as vectors: one site of ``Real(dim)`` an instance."""
+"""The block of records as vectors: ``dim`` sites of ``Real(1)`` an instance, or one of ``Real(dim)`` in energies that take
+records whole."""
 CLASS = "class"
 """The block of classes, of energies that have them as an output: one discrete site an instance."""
 UNITS = "units"
@@ -86,7 +87,9 @@ class RecordSchema(Schema):
                     "nothing; take an energy with sites or units, such as generative.mixture with sites: true"
                 )
             known = known.all(1)
-        return Assignment({name: value}, {} if bool(known.all()) else {name: known})
+        beside = {} if graph.evidence is None else graph.evidence.values  # noise levels
+        beside = {n: v for n, v in beside.items() if n != name and graph.evidence and n not in graph.evidence.known}
+        return Assignment({**beside, name: value}, {} if bool(known.all()) else {name: known})
 
     def vectors(self, graph: FactorGraph, y: Assignment) -> Tensor:
         """(B, dim) the records of an assignment: the inverse of ``values``."""
