@@ -7,6 +7,7 @@ from ebmstruct.graph.counts import CountFactor
 from ebmstruct.graph.domains import Discrete, Domain
 from ebmstruct.graph.factor_graph import FactorGraph, union
 from ebmstruct.graph.factors import BlockFactor, Factor
+from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
 from ebmstruct.graph.noise import NoiseLevel, at_noise, noise_block, noise_levels
@@ -33,6 +34,7 @@ __all__ = [
     "Domain",
     "Factor",
     "FactorGraph",
+    "GaussianFactor",
     "GemanMcClure",
     "GridFactor",
     "Huber",
