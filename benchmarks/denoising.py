@@ -25,7 +25,10 @@ import torch
 
 import ebmstruct as es
 from ebmstruct_generative.denoiser import Denoiser
-from ebmstruct_generative.records import RecordSchema, decoded, encoded
+from ebmstruct_generative.quality.classifier import classifier_accuracy
+from ebmstruct_generative.quality.nearest import nearest_record
+from ebmstruct_generative.quality.samples import density_coverage
+from ebmstruct_generative.records import RecordSchema
 
 TOYS = ("moons", "8gaussians", "pinwheel")
 DIGITS = ("digits", "digits_by_class")
@@ -44,9 +47,9 @@ class Record:
 class Records:
     """Records are vectors already."""
 
-    def encode(self, ys: Sequence[Any], graph: es.FactorGraph, schema: Any) -> es.Assignment:
+    def encode(self, ys: Sequence[Any], graph: es.FactorGraph, schema: RecordSchema) -> es.Assignment:
         """The records as values of the graph's block."""
-        return encoded(graph, torch.from_numpy(np.stack(ys)))
+        return schema.values(graph, torch.from_numpy(np.stack(ys)))
 
     def cost(self, graph: es.FactorGraph, target: es.Assignment, schema: Any) -> list[es.Factor]:
         """Nothing costs anything."""
@@ -70,7 +73,7 @@ POINTS = Recipe(
     {"batch_size": 500, "lr": 4e-3, "ema": 0.99, "clip": 1.0},
 )
 PICTURES = Recipe(
-    {"lowest": 0.03, "highest": 4.0, "spread": 0.75, "width": 16, "depth": 2, "dropout": 0.1},
+    {"lowest": 0.03, "highest": 4.0, "spread": 0.75, "filters": 16, "depth": 2, "dropout": 0.1},
     {"spread": 0.75},
     {"levels": 40},
     {"batch_size": 128, "lr": 3e-3, "ema": 0.995, "clip": 30.0},
@@ -166,7 +169,7 @@ def drawn(model: es.EnergyModel, records: Data, recipe: Recipe, seed: int) -> np
         graph = model.graph(inputs)
     source = torch.Generator().manual_seed(seed)
     found = es.sample(graph, es.AnnealedLangevin(**recipe.solver), num_samples=1, generator=source, quiet=True)
-    rows = decoded(es.Assignment({n: v[0] for n, v in found.values.items()}), graph).numpy()
+    rows = records.schema.vectors(graph, es.Assignment({n: v[0] for n, v in found.values.items()})).numpy()
     if rows.shape[1] == 64:  # digits have 17 levels of grey in [-1, 1]
         rows = np.clip(np.rint((rows + 1) * 8), 0, 16) / 8 - 1
     return rows.astype(np.float32)
@@ -177,24 +180,16 @@ def measures(records: Data, made: np.ndarray) -> dict[str, float]:
     (Naeem et al. 2020), and the nearest-record ratio: of the median distances of draws and of held-out records to the
     training records. With classes, the share that a classifier trained on the training records finds in the right one.
     """
-    from scipy.spatial.distance import cdist
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.svm import SVC
 
     real, finite = records.held, np.isfinite(made).all(1)
     used = np.clip(made[finite], -1e3, 1e3)
-    count = min(len(real), len(used))
-    both, label = np.concatenate([real[:count], used[:count]]), np.repeat([0, 1], count)
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    said = cross_val_predict(RandomForestClassifier(100, random_state=0), both, label, cv=folds)
-    inside = cdist(real, used) < np.sort(cdist(real, real), 1)[:, 5][:, None]
-    nearest, usual = (np.median(cdist(rows, records.train).min(1)) for rows in (used, real))
+    density, coverage = density_coverage(real, used)
     found = {
-        "c2st": float((said == label).mean()),
-        "coverage": float(inside.any(1).mean()),
-        "density": float(inside.sum(0).mean() / 5),
-        "nearest_ratio": float(nearest / usual),
+        "c2st": classifier_accuracy(real, used),
+        "coverage": coverage,
+        "density": density,
+        "nearest_ratio": nearest_record(used, real, records.train).ratio,
         "finite": float(finite.mean()),
     }
     if records.given:

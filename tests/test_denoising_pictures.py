@@ -17,7 +17,7 @@ def model(shape: tuple[int, int, int], *, dropout: float = 0.0, classes: int = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return es.DenoisingEnergy(
-            dim, shape=shape, width=4, depth=2, lowest=0.05, highest=3.0, dropout=dropout, classes=classes
+            dim, shape=shape, filters=4, depth=2, lowest=0.05, highest=3.0, dropout=dropout, classes=classes
         )
 
 

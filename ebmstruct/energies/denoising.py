@@ -16,8 +16,6 @@ from ebmstruct.graph import Assignment, BlockFactor, FactorGraph, NoiseLevel, Re
 
 FREQUENCIES = 8
 """Pairs of sine and cosine that tell the noise level to the network."""
-TOLD = 128
-"""Numbers that tell level and class to a network of pictures."""
 
 
 class DenoisingEnergy(EnergyModel):
@@ -34,8 +32,9 @@ class DenoisingEnergy(EnergyModel):
     finest detail that counts, the highest about the data's diameter.
     shape: (channels, height, width) where the vector is a picture: the network is then a `PictureNetwork`, which from few
     pictures learns far more of what is common to all.
-    width, depth: of the network: ``depth`` residual blocks of two layers; for pictures ``width`` counts the channels at
-    full size, 16 or so, and the blocks stand where the picture is smallest.  dropout: in each block.
+    width, depth: of the network: ``depth`` residual blocks of two layers; of a network of pictures the blocks stand where
+    the picture is smallest, and ``width`` is that of its dense layers.  filters: channels of pictures at full size.
+    dropout: in each block.
     classes: how many classes an input may be of; 0 for none. An input is then the class of an instance, or None.
     Cost: one pass through the network, and twice that for a slope.
     """
@@ -48,6 +47,7 @@ class DenoisingEnergy(EnergyModel):
         lowest: float = 0.02,
         highest: float = 5.0,
         shape: Sequence[int] | None = None,
+        filters: int = 16,
         width: int = 128,
         depth: int = 3,
         dropout: float = 0.0,
@@ -62,8 +62,7 @@ class DenoisingEnergy(EnergyModel):
         elif math.prod(shape) != dim:
             raise GraphError(f"a picture of shape {tuple(shape)} has {math.prod(shape)} numbers; found dim {dim}")
         else:
-            width, filters = TOLD, width
-            network = PictureNetwork(shape, told=width, filters=filters, depth=depth, dropout=dropout)
+            network = PictureNetwork(shape, told=width, filters=filters, depth=depth, dropout=dropout, bottom=width)
         self.denoiser = Denoiser(network, dim, told=width, spread=spread, classes=classes)
         self.dim, self.levels, self.classes = dim, NoiseLevel(lowest, highest), classes
         self.block, self.noise = block, noise

@@ -18,8 +18,8 @@ class Denoiser(DenoisingEnergy):
     class can be drawn; without a class given, one is drawn first by the training data's shares.
     spread: the standard deviation of a record's numbers, about.  lowest, highest: levels of noise.
     network: dense, for vectors, or convolutional, for pictures; none: as the records are.
-    width: 256 for dense networks, 16 channels for convolutional ones, unless given.  depth: 3 and 2 blocks, likewise.
-    dropout: in each block.
+    width, depth: of the dense layers, and how many blocks; none: 256 and 3 for vectors, 128 and 2 for pictures.
+    filters: channels of convolutions at full size.  dropout: in each block.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Denoiser(DenoisingEnergy):
         lowest: float = 0.02,
         highest: float = 5.0,
         network: Literal["dense", "convolutional"] | None = None,
+        filters: int = 16,
         width: int | None = None,
         depth: int | None = None,
         dropout: float = 0.0,
@@ -47,7 +48,8 @@ class Denoiser(DenoisingEnergy):
             lowest=lowest,
             highest=highest,
             shape=schema.shape if pictures else None,
-            width=width or (16 if pictures else 256),
+            filters=filters,
+            width=width or (128 if pictures else 256),
             depth=depth or (2 if pictures else 3),
             dropout=dropout,
             classes=len(schema.classes) if conditional else 0,

@@ -9,7 +9,7 @@ import ebmstruct as es
 from ebmstruct.energies.denoising_pictures import PictureNetwork
 from ebmstruct.errors import GraphError
 from ebmstruct_generative.denoiser import Denoiser
-from ebmstruct_generative.records import RECORD, RecordSchema, decoded, encoded
+from ebmstruct_generative.records import RECORD, RecordSchema
 
 PICTURES = RecordSchema((1, 8, 8), ("cat", "dog"), "animal")
 VECTORS = RecordSchema((3,), ("cat", "dog"), "animal")
@@ -34,15 +34,15 @@ def test_classes_are_given_where_there_are_classes(schema: RecordSchema) -> None
             torch.manual_seed(0)
             model = Denoiser(schema, conditional=conditional).eval()
         graph = model.graph(inputs)
-        energy = graph.energy(encoded(graph, rows[:1].expand(3, -1))).detach()
+        energy = graph.energy(schema.values(graph, rows[:1].expand(3, -1))).detach()
         assert (len({round(float(e), 5) for e in energy}) == 3) is conditional
 
 
 def test_records_are_drawn() -> None:
     """A draw is a finite record for each input, of a model that is not trained."""
-    graph = Denoiser(PICTURES, width=4).eval().graph([{"animal": "dog"}, {}])
+    graph = Denoiser(PICTURES, filters=4).eval().graph([{"animal": "dog"}, {}])
     solver = es.AnnealedLangevin(levels=4)
     drawn = es.sample(graph, solver, num_samples=1, generator=torch.Generator().manual_seed(0))
-    rows = decoded(es.Assignment({RECORD: drawn.values[RECORD][0]}), graph)
+    rows = PICTURES.vectors(graph, es.Assignment({RECORD: drawn.values[RECORD][0]}))
     assert rows.shape == (2, 64)
     assert bool(torch.isfinite(rows).all())
