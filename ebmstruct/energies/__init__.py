@@ -5,6 +5,7 @@ from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
 from ebmstruct.energies.components import IndependentComponents
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
+from ebmstruct.energies.denoising import DenoisingEnergy
 from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
 from ebmstruct.energies.experts import ProductOfExperts
 from ebmstruct.energies.filters import FilterExpert, LogCoshExpert, StudentTExpert
@@ -30,6 +31,7 @@ __all__ = [
     "ChainEnergy",
     "ContextEncoder",
     "ConvolutionalEnergy",
+    "DenoisingEnergy",
     "EncoderStack",
     "EnergyModel",
     "FilterExpert",

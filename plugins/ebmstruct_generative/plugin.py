@@ -16,4 +16,7 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
-    return {}
+    return {
+        "denoiser": "ebmstruct_generative.denoiser:Denoiser",
+        "mixture": "ebmstruct_generative.mixture:Mixture",
+    }
