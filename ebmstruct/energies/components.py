@@ -15,10 +15,12 @@ from ebmstruct.energies.filters import FilterExpert, LogCoshExpert, StudentTExpe
 from ebmstruct.energies.model import EnergyModel
 from ebmstruct.energies.scale_mixtures import ScalePosterior
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import BlockFactor, FactorGraph, Slope
+from ebmstruct.graph import Assignment, BlockFactor, FactorGraph, Slope
 
 SHAPES = {"log_cosh": LogCoshExpert, "student_t": StudentTExpert}
 ANSWER, PRECISION = "answer", "precision"
+START_STEPS = 300
+"""Of L-BFGS from each of several starts."""
 """The names of the latents: what each filter says, and the precision of the Gaussian that each answer was drawn from."""
 
 
@@ -32,10 +34,11 @@ class IndependentComponents(EnergyModel):
     ``score_matching`` in its exact form (Hyvärinen 2005), whose slopes and curvature are in closed form here.
 
     dim: d.  count: of the filters, d unless given.  shape: f, ``log_cosh`` or ``student_t`` (heavier tails).  unit_rows,
-    tied, power, sharpness: of ``FilterExpert``; with unit rows and many tied experts far fewer numbers are learned from
-    the tails.  spread: adds a Gaussian, which makes the density one whatever the filters are; None adds nothing.
+    tied, power, sharpness, learn_sharpness: of ``FilterExpert``; tied experts have far fewer numbers to learn from the
+    tails.  spread: adds a Gaussian, which makes the density one whatever the filters are; None adds nothing.
     normalised: the graph's constant makes the log partition 0, so that the energy is the negative log likelihood and the
     loss ``energy`` is maximum likelihood; square models without a spread only, at the cost of one determinant.
+    starts: random directions that are tried before training (``initialise``); 0 begins with the first.
     An input may be anything: only how many there are counts.
     Inference: minimisers and samplers of smooth energies. Latents given x: ``latents``.
     """
@@ -50,8 +53,10 @@ class IndependentComponents(EnergyModel):
         tied: bool = False,
         power: float = 1.0,
         sharpness: float = 1.0,
+        learn_sharpness: bool = True,
         spread: float | None = None,
         normalised: bool = False,
+        starts: int = 0,
         block: str = "x",
     ) -> None:
         super().__init__()
@@ -64,10 +69,17 @@ class IndependentComponents(EnergyModel):
                 f"found {count} filters and spread {spread}; leave normalised out and learn by score_matching"
             )
         self.expert: FilterExpert = SHAPES[shape](
-            dim, count, unit_rows=unit_rows, tied=tied, power=power, sharpness=sharpness
+            dim,
+            count,
+            unit_rows=unit_rows,
+            tied=tied,
+            power=power,
+            sharpness=sharpness,
+            learn_sharpness=learn_sharpness,
         )
         self.spread = None if spread is None else Spread(spread)
         self.dim, self.count, self.block, self.normalised = dim, count, block, normalised
+        self.starts = starts
         self.function = _Answers(self.expert)
 
     def forward(self, inputs: Any) -> FactorGraph:
@@ -77,6 +89,49 @@ class IndependentComponents(EnergyModel):
             factors.append(BlockFactor((self.block,), "spread", self.spread))
         constant = self.log_partition().expand(len(inputs)) if self.normalised else None
         return FactorGraph([block], factors, constant=constant)
+
+    @property
+    def initialises(self) -> bool:
+        return self.starts > 0
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """The best of several random starts by exact score matching on all the vectors given (Hyvärinen 2005).
+
+        Each takes at most ``START_STEPS`` steps of L-BFGS from directions drawn anew. Score matching of overcomplete
+        models has many local minima, whose objectives tell them apart.
+        """
+        x = target[self.block].detach().to(self.expert.weight)
+        first = {k: v.clone() for k, v in self.state_dict().items()}
+        best, least = first, math.inf
+        for _ in range(self.starts):
+            self.load_state_dict(first)
+            self.expert.scatter(generator)
+            value = self._descended(x)
+            if value < least:
+                best, least = {k: v.clone() for k, v in self.state_dict().items()}, value
+        self.load_state_dict(best)
+
+    def _descended(self, x: Tensor) -> float:
+        """The objective of exact score matching where L-BFGS ends, and the parameters with it; infinite where broken."""
+        learned = [p for p in self.parameters() if p.requires_grad]
+        descent = torch.optim.LBFGS(
+            learned, max_iter=START_STEPS, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-9
+        )
+
+        def objective() -> float:
+            descent.zero_grad()
+            slope, curvature = self.expert.slope_and_laplacian(x)
+            if self.spread is not None:
+                slope = slope + x * self.spread.spread**-2
+            value = 0.5 * slope.square().sum(1).mean() - curvature.mean()
+            value.backward()
+            return float(value.detach())
+
+        with torch.enable_grad():
+            descent.step(objective)
+            value = objective()
+        descent.zero_grad()
+        return value if math.isfinite(value) else math.inf
 
     def log_partition(self) -> Tensor:
         """The log partition of the experts of a square model: the integrals of the sources, less log |det| of the filters.

@@ -19,7 +19,8 @@ class FilterExpert(nn.Module, ABC):
     the a_j are large enough.
     unit_rows: the w_j are of length 1, whatever their parameters' length, and how sharp an expert is, is a number n_j of
     its own; without it the length of w_j is, and n_j = 1.  tied: all experts have one a, and one n: far fewer numbers to
-    learn from the tails of the data.  power, sharpness: what a_j and n_j (or the lengths) begin with.
+    learn from the tails of the data.  power, sharpness: what a_j and n_j (or the lengths, about) begin with.
+    learn_sharpness: whether the n_j of unit rows change in training.
     Parameters: weight (count, d), random directions at first; log_power (count,) or (1,), the logarithms of a_j;
     log_sharpness, the same of n_j, where rows are of length 1; mean (d,).
     A subclass gives f with its first two derivatives, and the latent precisions behind it.
@@ -34,6 +35,7 @@ class FilterExpert(nn.Module, ABC):
         tied: bool = False,
         power: float = 1.0,
         sharpness: float = 1.0,
+        learn_sharpness: bool = True,
     ) -> None:
         super().__init__()
         self.dim, self.count, self.unit_rows = dim, count, unit_rows
@@ -41,7 +43,7 @@ class FilterExpert(nn.Module, ABC):
         self.weight = nn.Parameter(torch.randn(count, dim) * (sharpness / dim**0.5))
         self.log_power = nn.Parameter(torch.full((each,), math.log(power)))
         if unit_rows:
-            self.log_sharpness = nn.Parameter(torch.full((each,), math.log(sharpness)))
+            self.log_sharpness = nn.Parameter(torch.full((each,), math.log(sharpness)), learn_sharpness)
         else:
             self.register_parameter("log_sharpness", None)
         self.mean = nn.Parameter(torch.zeros(dim))
@@ -76,6 +78,13 @@ class FilterExpert(nn.Module, ABC):
     def _through(self, x: Tensor, filters: Tensor) -> Tensor:
         """(B, count) answers of given filters; the mean is taken from them, not from x, which is the longer."""
         return torch.addmm(-(filters @ self.mean), x.to(filters.dtype), filters.T)
+
+    @torch.no_grad()
+    def scatter(self, generator: torch.Generator) -> None:
+        """Draw the directions of the filters anew, and keep their lengths."""
+        drawn = torch.randn(self.weight.shape, generator=generator, device=generator.device).to(self.weight)
+        lengths = self.weight.norm(dim=1, keepdim=True)
+        self.weight.copy_(drawn * lengths / drawn.norm(dim=1, keepdim=True))
 
     @abstractmethod
     def potential(self, answer: Tensor) -> Tensor:

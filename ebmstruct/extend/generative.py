@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ebmstruct.extend.task import Inference, Section, Task
+from ebmstruct.extend.task import Example, Inference, Section, Task
 
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.graph import Assignment, FactorGraph
     from ebmstruct.inference import Budget, Solver
 
@@ -93,6 +94,10 @@ class Generative(Task):
         drawn = sample(graph, solver, num_samples=1, budget=budget, generator=generator, quiet=True)
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
+
+    def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
+        """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""
+        return {}
 
     @abstractmethod
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:

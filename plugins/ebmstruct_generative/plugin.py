@@ -10,13 +10,14 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {}
+    return {"patches": "ebmstruct_generative.patches.task:PatchTask"}
 
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
+        "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
     }
