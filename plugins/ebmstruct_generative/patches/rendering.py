@@ -30,7 +30,7 @@ def sections(evaluation: Evaluation, model: EnergyModel, schema: PatchSchema) ->
     filters = filters_of(model)
     if filters is None:
         return out
-    basis = (torch.linalg.pinv(filters).T @ schema.colouring).reshape(-1, schema.size, schema.size)
+    basis = (filters @ schema.colouring).reshape(-1, schema.size, schema.size)
     looks = (filters @ schema.whitening.T).reshape(-1, schema.size, schema.size)
     gabors = fitted(basis)
     order = arranged(gabors)
@@ -88,7 +88,7 @@ def _sheets(basis: Tensor, looks: Tensor) -> list[Section]:
     note = "Coarse above, fine below; in each row by orientation. Each has its own contrast; grey is 0."
     return [
         Picture("What the filters stand for", sheet(basis.numpy(), wide), scale,
-                f"How a patch changes with the answer of each filter alone. {note}"),
+                f"The patch that goes with a large answer of each filter, as patches vary together. {note}"),
         Picture("Filters", sheet(looks.numpy(), wide), scale,
                 "What each filter multiplies the pixels of a patch with, in the same order; whitening is part of it, so "
                 "that fine detail weighs more."),
