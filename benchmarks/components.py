@@ -99,13 +99,13 @@ def square() -> None:
             emit(part="square", who="FastICA", d=d, seed=seed, amari=amari(fast.components_ @ mixing),
                  cpu_s=time.process_time() - begun)  # fmt: skip
             runs: tuple[tuple[str, es.Loss, dict[str, Any]], ...] = (
-                ("score matching", es.ScoreMatching(form="exact"), {}),
-                ("likelihood", es.EnergyLoss(), {"normalised": True}),
+                ("score matching", es.ScoreMatching(form="exact"), {"learn_sharpness": False}),
+                ("likelihood", es.EnergyLoss(), {"normalised": True, "sharpness": 2.0, "tied": True}),
             )
             for who, loss, options in runs:
                 torch.manual_seed(seed)
-                model = es.IndependentComponents(d, sharpness=2.0, tied=True, **options)
-                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=30)
+                model = es.IndependentComponents(d, **options)
+                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=15)
                 emit(
                     part="square",
                     who=who,
