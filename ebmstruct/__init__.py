@@ -133,7 +133,9 @@ _HOMES = {
         "GaussianBoltzmannMachine",
         "GraphNetworkEnergy",
         "GridEnergy",
+        "IndependentComponents",
         "LabelSetEnergy",
+        "LogCoshExpert",
         "MixtureEnergy",
         "NodeGraph",
         "ProductOfExperts",
@@ -199,7 +201,9 @@ if TYPE_CHECKING:
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
     from ebmstruct.energies import GridEnergy as GridEnergy
+    from ebmstruct.energies import IndependentComponents as IndependentComponents
     from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
+    from ebmstruct.energies import LogCoshExpert as LogCoshExpert
     from ebmstruct.energies import MixtureEnergy as MixtureEnergy
     from ebmstruct.energies import NodeGraph as NodeGraph
     from ebmstruct.energies import ProductOfExperts as ProductOfExperts

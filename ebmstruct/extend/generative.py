@@ -14,6 +14,7 @@ from ebmstruct.extend.task import Example, Inference, Section, Task
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.graph import Assignment, FactorGraph
     from ebmstruct.inference import Budget, Solver
 
@@ -100,6 +101,10 @@ class Generative(Task):
         JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
         is asked after each epoch, this at the end and by ``ebmstruct generate``.
         """
+        return {}
+
+    def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
+        """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""
         return {}
 
     @abstractmethod

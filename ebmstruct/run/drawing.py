@@ -117,7 +117,7 @@ def evaluate_draws(
     found = drawn(predictor, {}, len(own), seed, on_progress=on_progress)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     real, made = energies(predictor, [e.y for e in own]), energies(predictor, found.records)
-    metrics = dict(task.score(own, found.records))
+    metrics = {**task.score(own, found.records), **task.measure(own, predictor.model, predictor.schema)}
     if not isinstance(metrics.get(task.metric), (int, float)):
         said = ", ".join(metrics) or "nothing"
         raise PluginError(f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {said}")

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Components": "ebmstruct_generative.components",
+    "PatchTask": "ebmstruct_generative.patches.task",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
     "Columns": "ebmstruct_generative.quality",
@@ -16,8 +18,10 @@ _HOME_OF = {
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.components import Components as Components
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
     from ebmstruct_generative.mixture import Mixture as Mixture
+    from ebmstruct_generative.patches.task import PatchTask as PatchTask
     from ebmstruct_generative.quality import Columns as Columns
     from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema

@@ -11,6 +11,7 @@ from ebmstruct.extend import hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
     return {
+        "patches": "ebmstruct_generative.patches.task:PatchTask",
         "sequences": "ebmstruct_generative.sequences.task:Sequences",
     }
 
@@ -20,6 +21,7 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
+        "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
     }
