@@ -6,12 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Convolutional": "ebmstruct_generative.convolutional",
+    "Network": "ebmstruct_generative.network",
     "RecordSchema": "ebmstruct_generative.records",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.convolutional import Convolutional as Convolutional
+    from ebmstruct_generative.network import Network as Network
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 

@@ -16,4 +16,7 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
-    return {}
+    return {
+        "network": "ebmstruct_generative.network:Network",
+        "convolutional": "ebmstruct_generative.convolutional:Convolutional",
+    }

@@ -23,6 +23,7 @@ from ebmstruct.learning.losses.chains import (
     copied,
     energies_of_both,
     finite_mean,
+    noised,
     walk_refusal,
     walked,
 )
@@ -42,6 +43,11 @@ class ChainLoss(Loss):
     steps: of a chain in a call.  chains: negatives of an instance.  sampler, step_size, noise_scale: what walks, and how
     (``Walk``); a sampler given as the loss's solver goes first.  latent_steps: steps of a chain that draws unknown sites
     given the target, where no exact draw is quick.
+    clip_gradient, clip_step, clip_sample: of Langevin steps: every coordinate of the gradient, of a step, of a sample is
+    cut to this size.  restart_every, restart_scale: every so many steps, and before the first, each chain is offered a
+    fresh start by a Metropolis test (``Langevin``): for a few coordinates and several valleys.
+    data_noise: standard deviation of normal noise on the target's real numbers, drawn anew each time: data that lie on a
+    surface have no density, and energies of them have no least value.
     energy_decay: weight of E^2 of target and negatives, which keeps energies from drifting (Du and Mordatch 2019).
     sampler_gradient, entropy: weights of the mean energy of the negatives as a function of the sampler, and of their
     entropy (taken off); both by the gradient through the last ``sampler_gradient_steps`` Langevin steps (Du, Li,
@@ -57,6 +63,12 @@ class ChainLoss(Loss):
     sampler: SamplerName = "auto"
     step_size: float = 0.01
     noise_scale: float | None = None
+    clip_gradient: float | None = None
+    clip_step: float | None = None
+    clip_sample: float | None = None
+    restart_every: int | None = None
+    restart_scale: float = 1.0
+    data_noise: float = 0.0
     temperature: float = 1.0
     latent_steps: int = 20
     energy_decay: float = 0.0
@@ -71,8 +83,8 @@ class ChainLoss(Loss):
             raise ValueError(
                 f"sampler_gradient_steps is {self.sampler_gradient_steps}; legal is 1 to steps, {self.steps}"
             )
-        if self.energy_decay < 0 or self.entropy < 0:
-            raise ValueError("energy_decay and entropy must be at least 0")
+        if min(self.energy_decay, self.entropy, self.data_noise) < 0:
+            raise ValueError("energy_decay, entropy and data_noise must be at least 0")
 
     @property
     def terms(self) -> bool:
@@ -88,6 +100,8 @@ class ChainLoss(Loss):
             return reason
         if self.sampler not in ("auto", "langevin"):
             return f"sampler_gradient and entropy go through Langevin steps, and the sampler is {self.sampler}"
+        if walk.of_langevin:
+            return f"sampler_gradient and entropy go through plain steps; leave out {' and '.join(walk.of_langevin)}"
         if self.entropy and self.chains < 2 and self.neighbours == "instance":
             return "entropy needs the distance between draws of an instance: at least 2 chains, or neighbours: batch"
         if self.entropy and self.neighbours == "batch" and not _same_sizes(graph):
@@ -99,6 +113,8 @@ class ChainLoss(Loss):
             graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
             generator=setting.generator,
         )  # fmt: skip
+        if self.data_noise:
+            positive = noised(graph, positive, self.data_noise, setting.generator)
         start, kept = self._start(graph, copied(positive, self.chains), setting)
         negative, further = self._negatives(graph, start, setting)
         state = self._remembered(graph, kept, negative, setting)
@@ -121,7 +137,10 @@ class ChainLoss(Loss):
         return None
 
     def _walk(self, setting: Setting | None) -> Walk:
-        return Walk(self.sampler, self.step_size, self.noise_scale, None if setting is None else setting.solver)
+        return Walk(
+            self.sampler, self.step_size, self.noise_scale, self.clip_gradient, self.clip_step, self.clip_sample,
+            self.restart_every, self.restart_scale, None if setting is None else setting.solver,
+        )  # fmt: skip
 
     def _negatives(self, graph: FactorGraph, start: Values, setting: Setting) -> tuple[Values, Tensor | None]:
         """Where the chains end, without gradients, and the terms that flow through the sampler."""
@@ -149,7 +168,7 @@ class ChainLoss(Loss):
         named = setting.solver
         if not isinstance(named, MarkovSampler):
             return self.step_size, self.noise_scale
-        plain = isinstance(named, Langevin) and named.clip_gradient is None and named.clip_step is None
+        plain = isinstance(named, Langevin) and not named.clips and named.restarts is None
         if not isinstance(named, Langevin) or not plain or not isinstance(named.step_size, (int, float)):
             raise LossRefusal(
                 f"{self.name}: sampler_gradient and entropy go through Langevin steps of one size without clipping, and "
