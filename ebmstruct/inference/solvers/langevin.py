@@ -144,7 +144,9 @@ class Langevin(SmoothSampler):
     ) -> Stretch:
         """The same with fresh starts before the steps that are due."""
         bounds = [i for i in range(len(offers)) if i == 0 or restarts.due(at + i)]
-        points, energies, divergent = [], [], None
+        points: list[Point] = []
+        energies: list[Tensor] = []
+        divergent = None
         for begin, end in zip(bounds, [*bounds[1:], len(offers)], strict=True):
             if restarts.due(at + begin):
                 warmth = temperature * value_at(self.temperature, at + begin)

@@ -272,6 +272,17 @@ def noised(graph: FactorGraph, values: Values, size: float, generator: Generator
     return with_evidence(graph, out, chains_of(graph, values))
 
 
+def share_beyond(graph: FactorGraph, values: Values, size: float) -> Tensor:
+    """(B,) float64: of the numbers of each instance's open ``Real`` sites, the share of those at ``size`` or beyond it."""
+    out, count = torch.zeros(2, graph.num_instances, dtype=torch.float64)
+    for name, block in graph.variables.items():
+        if isinstance(block.domain, Real) and not clamped(graph, name):
+            beyond = (values[name].abs() >= size).double()  # (C, n, d)
+            out.index_add_(0, block.instance, beyond.mean(0).sum(-1))
+            count.index_add_(0, block.instance, torch.full_like(beyond[0, :, 0], beyond.shape[-1]))
+    return out / count.clamp(min=1)
+
+
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
     """(C, B) float64: the energy of each instance at each draw, differentiable in the factors' values."""
     if table_refusal(graph) is None:

@@ -13,7 +13,7 @@ from ebmstruct.errors import LossRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import Langevin
 from ebmstruct.inference.sampling.markov import MarkovSampler
-from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
+from ebmstruct.learning.losses.base import CLIPPED, Latent, Loss, LossValue, Margin, Setting, compared
 from ebmstruct.learning.losses.chains import (
     SamplerName,
     Values,
@@ -24,6 +24,7 @@ from ebmstruct.learning.losses.chains import (
     energies_of_both,
     finite_mean,
     noised,
+    share_beyond,
     walk_refusal,
     walked,
 )
@@ -57,6 +58,7 @@ class ChainLoss(Loss):
 
     margin: ClassVar[Margin] = "none"
     latent: ClassVar[tuple[Latent, ...]] = ("sampled",)
+    by_samples: ClassVar[bool] = True
 
     steps: int = 1
     chains: int = 1
@@ -126,7 +128,13 @@ class ChainLoss(Loss):
             value = value + self.energy_decay * squares
         if further is not None:
             value = value + further
-        return compared(above, below, value, state)
+        figures = {} if self.clip_sample is None else {CLIPPED: self._clipped(graph, positive, negative)}
+        return compared(above, below, value, state, figures)
+
+    def _clipped(self, graph: FactorGraph, positive: Values, negative: Values) -> Tensor:
+        """(B,) the share of the negatives' numbers at the clip, less that of the target's."""
+        assert self.clip_sample is not None
+        return share_beyond(graph, negative, self.clip_sample) - share_beyond(graph, positive, self.clip_sample)
 
     @abstractmethod
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
