@@ -30,12 +30,13 @@ class CameApart(Exception):
     """A training that cannot go on from here.
 
     reason: a clause.  advice: what to try, where it is another than usual.  examples: numbers of those that may have
-    caused it.  inherent: it would be so at any weights.
+    caused it.  infinite: the loss is plus infinity.
     """
 
-    def __init__(self, reason: str, *, advice: str | None = None, examples: Sequence[int] = ()) -> None:
+    def __init__(self, reason: str, *, examples: Sequence[int] = (), infinite: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.advice, self.examples = reason, advice, tuple(examples)
+        self.reason, self.examples, self.infinite = reason, tuple(examples), infinite
+        self.advice: str | None = None
 
 
 class Watch:

@@ -25,6 +25,10 @@ _ADVICE_BY_SAMPLES = (
     "try a smaller train.lr, train.clip, or of the loss a larger energy_decay, more steps, data_noise or clip_sample "
     "(docs/stability.md has them all)"
 )
+FORBIDDEN = "a target is forbidden by the energy's hard constraints, or an option of the loss is infinite"
+"""What an infinite loss at sound weights comes from."""
+MEND = "it is so at sound weights too: look at what they hold, and mend or drop them"
+"""Of examples whose loss is no number at sound weights."""
 
 
 class Recovery:
@@ -46,6 +50,8 @@ class Recovery:
         """Keep the place where the training stands, where one is due and all is well."""
         if not self.on or (at.good is not None and (at.epoch * self.steps + at.step) % self.every):
             return
+        if at.good is not None and (at.good["epoch"], at.good["step"]) == (at.epoch, at.step):
+            return  # it has just come back to it
         if at.watch.calm and not_finite(at.model) is None:
             at.good, at.repeats = copy.deepcopy(at.core()), 0
 
@@ -74,6 +80,8 @@ class Recovery:
     def given_up(self, at: Standing, fault: CameApart, where: str, checkpoints: Checkpoints) -> TrainingDiverged:
         """The error, with what to try and where the last checkpoint is."""
         advice = fault.advice or (_ADVICE_BY_SAMPLES if self.by_samples else _ADVICE)
+        if fault.advice is None and fault.infinite:
+            advice += f"; or {FORBIDDEN}"
         count, tried = len(at.trace.rollbacks), ""
         if count:
             times = "once" if count == 1 else f"{count} times"

@@ -22,7 +22,7 @@ from ebmstruct.learning.losses import Loss, LossValue
 from ebmstruct.learning.optimizing import Averager, decay_penalty, gradient_norm, make_optimizer, rate_at
 from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.precision import Forward, Weights, resolve_device
-from ebmstruct.learning.recovery import Recovery, named, outlier, suspects
+from ebmstruct.learning.recovery import FORBIDDEN, MEND, Recovery, named, outlier, suspects
 from ebmstruct.learning.seeds import mixed, seeded
 from ebmstruct.learning.snapshot import Checkpoints, Standing
 from ebmstruct.learning.tensorboard import EventFiles, require_tensorboard
@@ -309,12 +309,10 @@ class _Training:
         value, norm = figures.loss, figures.gradient_norm
         if not (abs(value) < float("inf") and norm < float("inf")):
             wrong = [e for positions, found in self.last for e in suspects(positions, found.value)]
-            why = None
-            if value == float("inf"):
-                why = "a target is forbidden by the energy's hard constraints, or an option of the loss is infinite"
-            by = f", by {named(wrong)}" if wrong else ""
+            few = 0 < len(wrong) < figures.examples / 2
+            by = f", by {named(wrong)}" if few else ""
             reason = f"the loss is {value} and the gradient's norm {norm}{by}"
-            raise CameApart(reason, advice=why, examples=wrong)
+            raise CameApart(reason, examples=wrong, infinite=value == float("inf"))
         if self.loss.by_samples and self.recovery.on:
             sign = self.at.watch.look(figures)
             if sign is not None:

@@ -27,8 +27,8 @@ class ScalarNetwork(nn.Module):
     frequencies: so many waves sin(w^T x) and cos(w^T x), w normal with standard deviation ``frequency``, are given to f
     beside x (Tancik et al. 2020): without them a perceptron is slow to learn valleys that are narrow.
     spectral: every layer is divided by an estimate of its largest singular value (Miyato et al. 2018) and the output
-    multiplied by ``slope``, which then bounds the slope of f up to that of the activations (at most 1.13 each) and of the waves. In training
-    the estimate is improved at each evaluation. Cost: depth * width^2 multiplications an instance.
+    multiplied by ``slope``, which then bounds the slope of f up to that of the activations (at most 1.13 each) and of the
+    waves. In training the estimate is improved at each evaluation. Cost: depth * width^2 multiplications an instance.
     """
 
     def __init__(
