@@ -184,9 +184,7 @@ class _Training:
         self.recovery.back(self.at, fault, self.checkpoints)
         wrong = self._unsound() if fault.examples else []
         if wrong:
-            fault.advice = (
-                fault.advice or "it is so at sound weights too: look at what they hold, and mend or drop them"
-            )
+            fault.advice = FORBIDDEN if fault.infinite else MEND
             where = f"epoch {self.at.epoch + 1}: the loss of {named(wrong)} is not finite"
             raise self.recovery.given_up(self.at, fault, where, self.checkpoints)
         self.begun, self.begun_at = time.monotonic(), self._steps_done
