@@ -9,10 +9,10 @@ from itertools import chain
 from typing import Any, Protocol, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Discrete, Factor, FactorGraph, Variables
+from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
 
 
 class Inputs(Protocol):
@@ -59,6 +59,18 @@ class EnergyModel(nn.Module, ABC):
         """
         return InputList(xs)
 
+    @property
+    def initialises(self) -> bool:
+        """Whether ``initialise`` does anything."""
+        return False
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Choose the first weights by outputs of the training data, before the first step of a training.
+
+        graph, target: of some training examples, as many as thousands; sites may be unknown, as latent ones are.
+        Biases begin at log odds, means at clusters (data-dependent starts; Salimans and Kingma 2016).
+        """
+
     @abstractmethod
     def forward(self, inputs: Any) -> FactorGraph:
         """The factor graph of a batch of prepared inputs: one instance each, in their order."""
@@ -102,6 +114,16 @@ class SumOfEnergies(EnergyModel):
         return _InputsOfParts([m.prepare(xs) for m in self._parts])
 
     @property
+    def initialises(self) -> bool:
+        return any(part.initialises and not part.fixed for part in self._parts)
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Each part that starts from data, and is to be trained, does so by itself."""
+        for part in self._parts:
+            if part.initialises and not part.fixed:
+                part.initialise(graph, target, generator)
+
+    @property
     def _parts(self) -> list[EnergyModel]:
         return cast("list[EnergyModel]", list(self.models))
 
@@ -109,6 +131,7 @@ class SumOfEnergies(EnergyModel):
         variables: dict[str, Variables] = {}
         factors: list[Factor] = []
         guess: dict[str, Tensor] = {}
+        evidence: list[Assignment] = []
         constant: Tensor | None = None
         parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
         for name, weight, model, part in parts:
@@ -119,6 +142,8 @@ class SumOfEnergies(EnergyModel):
                 _same(variables.setdefault(block.name, block), block, name)
             factors += _labelled(name, weight, graph.factors)
             guess = {**(graph.guess or {}), **guess}
+            if graph.evidence is not None:
+                evidence.append(graph.evidence)
             if graph.constant is not None:
                 own = weight * graph.constant
                 constant = own if constant is None else constant + own
@@ -127,6 +152,8 @@ class SumOfEnergies(EnergyModel):
                 f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
             )
         graph = FactorGraph(tuple(variables.values()), factors, constant=constant, guess=guess or None)
+        for fixed in evidence:
+            graph = graph.condition(fixed)
         rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
                  for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
         return graph.add(*rules) if rules else graph

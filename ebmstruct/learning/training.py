@@ -9,13 +9,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ebmstruct.energies import EnergyModel, Inputs
 from ebmstruct.errors import ConfigError, DataError
-from ebmstruct.graph import Assignment, Factor, FactorGraph
 from ebmstruct.inference import Solver
 from ebmstruct.learning.divergence import CameApart
 from ebmstruct.learning.losses import Loss, LossValue
@@ -25,6 +24,7 @@ from ebmstruct.learning.precision import Forward, Weights, resolve_device
 from ebmstruct.learning.recovery import FORBIDDEN, MEND, Recovery, named, outlier, suspects
 from ebmstruct.learning.seeds import mixed, seeded
 from ebmstruct.learning.snapshot import Checkpoints, Standing
+from ebmstruct.learning.teaching import Pair, Teacher
 from ebmstruct.learning.tensorboard import EventFiles, require_tensorboard
 from ebmstruct.learning.tracing import STEPS_FILE, StepTrace, Sums, TrainingEvent, TrainingTrace
 
@@ -32,26 +32,10 @@ __all__ = ["Pair", "Teacher", "TrainingEvent", "TrainingTrace", "fit", "resolve_
 
 log = logging.getLogger(__name__)
 
+STARTING = 10_000
+"""Training examples, at most, by which a model chooses its first weights."""
 _PIECE = 1024
 """Examples whose gradients L-BFGS gathers at a time."""
-
-
-class Pair(Protocol):
-    """An input with its correct output, known at least in part."""
-
-    @property
-    def x(self) -> Any: ...
-
-    @property
-    def y(self) -> Any: ...
-
-
-class Teacher(Protocol):
-    """What training asks of a task: targets, and what wrong outputs cost."""
-
-    def encode(self, ys: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment: ...
-
-    def cost(self, graph: FactorGraph, target: Assignment, schema: Any) -> Sequence[Factor]: ...
 
 
 def fit(
@@ -119,7 +103,7 @@ class _Training:
         model.to(self.device)
         model.train()
         self.inputs: Inputs = model.prepare([e.x for e in train])
-        self.ys = [e.y for e in train]
+        self.examples = train  # asked one by one: a long table makes its examples when they are wanted
         self.forward = Forward(model, options.precision, self.device)
         self.full_batch = options.optimizer == "lbfgs"
         self.batch_size = len(train) if self.full_batch else min(options.batch_size, len(train))
@@ -138,10 +122,21 @@ class _Training:
         self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
+        elif self.model.initialises:
+            self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Let the model choose its first weights by some of the training data."""
+        generator = seeded(self.options.seed, -1)
+        some = torch.randperm(len(self.examples), generator=generator)[:STARTING].tolist()
+        graph = self.forward(self.inputs.select(some))
+        target = self.task.encode([self.examples[i].y for i in some], graph, self.schema)
+        self.model.initialise(graph, target, generator)
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same when the training is resumed, beside the options."""
-        return {"examples": len(self.ys), "loss": repr(self.loss), "solver": repr(self.solver)}
+        return {"examples": len(self.examples), "loss": repr(self.loss), "solver": repr(self.solver)}
 
     def watch(
         self, traces: Path | None, on_event: Callable[[TrainingEvent], None] | None, closing: contextlib.ExitStack
@@ -214,7 +209,7 @@ class _Training:
         """The steps of an epoch that are still to do."""
         at = self.at
         self.model.train()
-        order = torch.randperm(len(self.ys), generator=seeded(self.options.seed, at.epoch)).tolist()
+        order = torch.randperm(len(self.examples), generator=seeded(self.options.seed, at.epoch)).tolist()
         while at.step < self.steps:
             self.recovery.keep(at)
             wall, cpu = time.perf_counter(), time.process_time()
@@ -250,7 +245,7 @@ class _Training:
     def _losses(self, positions: Sequence[int], figures: Sums) -> LossValue:
         """The losses of some examples, counted in the figures."""
         graph = self.forward(self.inputs.select(positions))
-        target = self.task.encode([self.ys[i] for i in positions], graph, self.schema)
+        target = self.task.encode([self.examples[i].y for i in positions], graph, self.schema)
         found = self.loss(
             graph,
             target,
@@ -290,11 +285,11 @@ class _Training:
             self.at.loss_state = copy.deepcopy(state)
             self.at.optimizer.zero_grad(set_to_none=True)
             figures = Sums(steps=1)
-            for begin in range(0, len(self.ys), _PIECE):
-                found = self._losses(range(begin, min(begin + _PIECE, len(self.ys))), figures)
-                _backward(found.value.sum() / len(self.ys))
+            for begin in range(0, len(self.examples), _PIECE):
+                found = self._losses(range(begin, min(begin + _PIECE, len(self.examples))), figures)
+                _backward(found.value.sum() / len(self.examples))
             evaluations.append(figures)
-            return figures.loss / len(self.ys) + decay_penalty(self.model, self.options.weight_decay)
+            return figures.loss / len(self.examples) + decay_penalty(self.model, self.options.weight_decay)
 
         self.at.optimizer.step(closure)
         figures = evaluations[-1]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Convolutional": "ebmstruct_generative.convolutional",
+    "Denoiser": "ebmstruct_generative.denoiser",
+    "Mixture": "ebmstruct_generative.mixture",
     "Network": "ebmstruct_generative.network",
     "RecordSchema": "ebmstruct_generative.records",
 }
@@ -15,6 +17,8 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from ebmstruct_generative.convolutional import Convolutional as Convolutional
+    from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.network import Network as Network
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 

@@ -17,6 +17,8 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
-        "network": "ebmstruct_generative.network:Network",
         "convolutional": "ebmstruct_generative.convolutional:Convolutional",
+        "denoiser": "ebmstruct_generative.denoiser:Denoiser",
+        "mixture": "ebmstruct_generative.mixture:Mixture",
+        "network": "ebmstruct_generative.network:Network",
     }
