@@ -45,6 +45,7 @@ class ScalarNetwork(nn.Module):
         frequency: float,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.waves: Tensor | None
         self.register_buffer("waves", frequency * torch.randn(dim, frequencies) if frequencies else None)
         layers: list[nn.Module] = []
@@ -58,8 +59,8 @@ class ScalarNetwork(nn.Module):
         self.slope = slope if spectral else 1.0
 
     def forward(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
-        """(B,) of x (B, d), one site an instance."""
-        x = x.to(next(self.parameters()).dtype)
+        """(B,) of x: (B, d), one site an instance, or (B d, 1)."""
+        x = x.to(next(self.parameters()).dtype).reshape(-1, self.dim)
         seen = x
         if self.waves is not None:
             turn = x @ self.waves
@@ -76,6 +77,7 @@ class Network(EnergyModel):
     width, depth: of the hidden layers.  activation: smooth ones make an energy whose slope samplers can follow; with
     ``leaky_relu`` it has kinks.  spread: of the normal density that the network bends; wide against the data.
     frequencies, frequency: waves beside x (see ``ScalarNetwork``); none: 16 for records of up to four numbers, else 0.
+    sites: whether parts of a record may be known (each number a site of its own), which makes steps a little slower.
     spectral, slope: bound the slope of f (see ``ScalarNetwork``); without them nothing does.
     Inference: minimisers and samplers of smooth energies. Trained by ``persistent_contrastive_divergence``.
     """
@@ -92,6 +94,7 @@ class Network(EnergyModel):
         slope: float = 30.0,
         frequencies: int | None = None,
         frequency: float = 2.0,
+        sites: bool = False,
     ) -> None:
         super().__init__()
         if min(width, depth) < 1 or not (spread > 0 and slope > 0 and max(spread, slope) < math.inf):
@@ -101,15 +104,15 @@ class Network(EnergyModel):
             )
         if activation not in ACTIVATIONS:
             raise GraphError(f"activation must be one of {', '.join(ACTIVATIONS)}; found {activation!r}")
-        self.dim = schema.dim
+        self.dim, self.sites = schema.dim, sites
         self.network = ScalarNetwork(
             schema.dim, width=width, depth=depth, activation=activation, spread=spread, spectral=spectral, slope=slope,
             frequencies=_waves(schema.dim) if frequencies is None else frequencies, frequency=frequency,
         )  # fmt: skip
 
     def forward(self, inputs: Any) -> FactorGraph:
-        count = torch.arange(len(inputs) + 1, device=self.device)
-        block = Variables(RECORD, Real(self.dim), count)
+        each, size = (self.dim, 1) if self.sites else (1, self.dim)
+        block = Variables(RECORD, Real(size), each * torch.arange(len(inputs) + 1, device=self.device))
         return FactorGraph([block], [BlockFactor((RECORD,), "network", self.network)])
 
 
