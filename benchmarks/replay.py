@@ -191,12 +191,13 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=list(TOYS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[30.0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for budget in given.budgets:
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             for name in given.data:
                 line = json.dumps(measured(name, seed, budget, plain=given.plain))
                 sys.stdout.write(line + "\n")

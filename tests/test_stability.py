@@ -126,7 +126,7 @@ def test_gradients_and_steps_of_chains_are_clipped() -> None:
     graph = graph_of(lambda x: 1000.0 * x, es.Real(1), instances=50)
     target = es.Assignment({"x": torch.zeros(50, 1)})
 
-    def reached(**clips: float) -> float:
+    def reached(**clips: Any) -> float:
         loss = es.ContrastiveDivergence(steps=1, step_size=0.01, noise_scale=1e-9, **clips)
         found = loss(graph, target, generator=seeded(0))
         return float(found.incorrect.mean()) / 1000.0  # type: ignore[union-attr]
