@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from ebmstruct.learning.divergence import CameApart
 from ebmstruct.learning.losses import Loss
 from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.snapshot import Checkpoints, Standing, not_finite
-
-log = logging.getLogger(__name__)
 
 OFTEN = 100
 """Steps between places to go back to, of losses by samples."""
@@ -55,8 +52,8 @@ class Recovery:
         if at.watch.calm and not_finite(at.model) is None:
             at.good, at.repeats = copy.deepcopy(at.core()), 0
 
-    def back(self, at: Standing, fault: CameApart, checkpoints: Checkpoints) -> None:
-        """Go back, and say so; TrainingDiverged where that is over or would not help."""
+    def back(self, at: Standing, fault: CameApart, checkpoints: Checkpoints) -> str:
+        """Go back; what is to be said of it. TrainingDiverged where that is over."""
         done = at.trace.rollbacks
         where = f"epoch {at.epoch + 1}, step {at.step + 1}: {fault.reason}"
         if not self.on or at.good is None or len(done) >= self.options.rollback:
@@ -75,7 +72,7 @@ class Recovery:
             "reason": fault.reason, "scale": at.scale, "said": said,
         }  # fmt: skip
         at.trace.rollbacks = [*done, entry]
-        log.warning("%s", said)
+        return said
 
     def given_up(self, at: Standing, fault: CameApart, where: str, checkpoints: Checkpoints) -> TrainingDiverged:
         """The error, with what to try and where the last checkpoint is."""

@@ -176,12 +176,14 @@ class _Training:
 
     def _go_back(self, fault: CameApart) -> None:
         """To where all was well; TrainingDiverged where that is over, or where an example is at fault at any weights."""
-        self.recovery.back(self.at, fault, self.checkpoints)
+        said = self.recovery.back(self.at, fault, self.checkpoints)
         wrong = self._unsound() if fault.examples else []
         if wrong:
             fault.advice = FORBIDDEN if fault.infinite else MEND
+            self.at.trace.rollbacks.pop()
             where = f"epoch {self.at.epoch + 1}: the loss of {named(wrong)} is not finite"
             raise self.recovery.given_up(self.at, fault, where, self.checkpoints)
+        log.warning("%s", said)
         self.begun, self.begun_at = time.monotonic(), self._steps_done
         if self.step_trace is not None:
             self.step_trace.back(self._steps_done)
@@ -304,7 +306,7 @@ class _Training:
             wrong = [e for positions, found in self.last for e in suspects(positions, found.value)]
             few = 0 < len(wrong) < figures.examples / 2
             by = f", by {named(wrong)}" if few else ""
-            reason = f"the loss is {value} and the gradient's norm {norm}{by}"
+            reason = f"the loss is {value:.4g} and the gradient's norm {norm:.4g}{by}"
             raise CameApart(reason, examples=wrong, infinite=value == float("inf"))
         if self.loss.by_samples and self.recovery.on:
             sign = self.at.watch.look(figures)

@@ -153,8 +153,8 @@ def _training(report: Report) -> str:
     if back:
         times = "once" if back == 1 else f"{number(back)} times"
         said += (
-            f" It came apart {times}, and went back to where it was sound, with a smaller step size; the log says where and "
-            "why."
+            f" It came apart {times}, and went back to where it was sound, with a smaller step size; the log says where "
+            "and why."
         )
     shown = "".join(_figure(f) for f in figures)
     columns = list(dict.fromkeys(key for row in rows for key in row))
