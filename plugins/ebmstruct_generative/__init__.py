@@ -10,7 +10,9 @@ _HOME_OF = {
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
     "Network": "ebmstruct_generative.network",
+    "Columns": "ebmstruct_generative.quality",
     "RecordSchema": "ebmstruct_generative.records",
+    "quality_report": "ebmstruct_generative.quality",
 }
 
 __all__ = sorted(_HOME_OF)
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
     from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.network import Network as Network
+    from ebmstruct_generative.quality import Columns as Columns
+    from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 

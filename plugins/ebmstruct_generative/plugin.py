@@ -10,7 +10,9 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {}
+    return {
+        "sequences": "ebmstruct_generative.sequences.task:Sequences",
+    }
 
 
 @hookimpl
@@ -18,6 +20,7 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "convolutional": "ebmstruct_generative.convolutional:Convolutional",
+        "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
         "network": "ebmstruct_generative.network:Network",
