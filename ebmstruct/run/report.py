@@ -150,6 +150,13 @@ def _training(report: Report) -> str:
     if math.isfinite(seconds):
         said += f"Training took {duration(seconds)}"
         said += f" ({duration(cpu)} of processor time)." if math.isfinite(cpu) else "."
+    back = sum(int(row.get("rollbacks", 0)) for row in rows)
+    if back:
+        times = "once" if back == 1 else f"{number(back)} times"
+        said += (
+            f" It came apart {times}, and went back to where it was sound, with a smaller step size; the log says where "
+            "and why."
+        )
     shown = "".join(figure_of(f) for f in figures)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table("", [words(key) for key in columns], [[_whole(row.get(key, "")) for key in columns] for row in rows])

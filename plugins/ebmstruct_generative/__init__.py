@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 _HOME_OF = {
     "Components": "ebmstruct_generative.components",
     "PatchTask": "ebmstruct_generative.patches.task",
+    "Convolutional": "ebmstruct_generative.convolutional",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
+    "Network": "ebmstruct_generative.network",
     "Columns": "ebmstruct_generative.quality",
     "RecordSchema": "ebmstruct_generative.records",
     "quality_report": "ebmstruct_generative.quality",
@@ -19,8 +21,10 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from ebmstruct_generative.components import Components as Components
+    from ebmstruct_generative.convolutional import Convolutional as Convolutional
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
     from ebmstruct_generative.mixture import Mixture as Mixture
+    from ebmstruct_generative.network import Network as Network
     from ebmstruct_generative.patches.task import PatchTask as PatchTask
     from ebmstruct_generative.quality import Columns as Columns
     from ebmstruct_generative.quality import quality_report as quality_report

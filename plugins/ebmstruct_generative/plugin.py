@@ -20,8 +20,10 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
+        "convolutional": "ebmstruct_generative.convolutional:Convolutional",
         "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
+        "network": "ebmstruct_generative.network:Network",
     }
