@@ -32,6 +32,7 @@ _HOMES = {
         "Discrete",
         "Factor",
         "FactorGraph",
+        "FunctionTableFactor",
         "GridFactor",
         "Real",
         "ResidualFactor",
@@ -127,6 +128,7 @@ _HOMES = {
         "GaussianBoltzmannMachine",
         "GraphNetworkEnergy",
         "GridEnergy",
+        "JointClassifier",
         "LabelSetEnergy",
         "MixtureEnergy",
         "NodeGraph",
@@ -145,6 +147,7 @@ _HOMES = {
         "GeneralizedHinge",
         "LogLoss",
         "FenchelYoung",
+        "HybridLikelihood",
         "Implicit",
         "Amortisation",
         "InferenceNetwork",
@@ -191,6 +194,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
     from ebmstruct.energies import GridEnergy as GridEnergy
+    from ebmstruct.energies import JointClassifier as JointClassifier
     from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
     from ebmstruct.energies import MixtureEnergy as MixtureEnergy
     from ebmstruct.energies import NodeGraph as NodeGraph
@@ -229,6 +233,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import FunctionTableFactor as FunctionTableFactor
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Huber as Huber
@@ -314,6 +319,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import HybridLikelihood as HybridLikelihood
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import LogLoss as LogLoss

@@ -86,6 +86,7 @@ CORE: dict[str, dict[str, str]] = {
         "concave_convex": "ebmstruct.learning.losses:ConcaveConvex",
         "value_matching": "ebmstruct.learning.losses:ValueMatching",
         "score_matching": "ebmstruct.learning.losses:ScoreMatching",
+        "hybrid_likelihood": "ebmstruct.learning.losses:HybridLikelihood",
         "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
         "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",
         "fenchel_young": "ebmstruct.learning.losses:FenchelYoung",

@@ -13,6 +13,7 @@ from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factor_graph import FactorGraph
 from ebmstruct.graph.factors import Factor
+from ebmstruct.graph.function_tables import FunctionTableFactor
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.tables import TableFactor
 from ebmstruct.graph.topology import Topology
@@ -24,10 +25,10 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
     for factor in graph.factors:
         domains = [v.domain for v in graph.scope(factor)]
         mixed = any(isinstance(d, Discrete) for d in domains) and not all(isinstance(d, Discrete) for d in domains)
-        if mixed and not isinstance(factor, ResidualFactor):
+        if mixed and not isinstance(factor, (ResidualFactor, FunctionTableFactor)):
             return (
                 f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only residuals "
-                "over both become tables"
+                "and tables by a function over both become tables"
             )
     return None
 
@@ -35,8 +36,8 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
 def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
     """The graph over the discrete blocks that is left when every continuous block is clamped to ``continuous``.
 
-    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites; what looks at
-    continuous sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the
+    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, and so does a table
+    by a function; what looks at continuous sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the
     continuous values and in the factors' own. Evidence about discrete blocks is kept.
     Errors: GraphError where a factor of another kind joins both. Cost: a residual for each state of each row.
     """
@@ -57,6 +58,9 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
             factors.append(factor)
         elif not any(n in names for n in factor.scope):
             constant = constant + factor.instance_energies([values[n] for n in factor.scope], scope).double()
+        elif isinstance(factor, FunctionTableFactor):
+            tables = factor.table([values[n] for n in factor.scope[1:]], scope)
+            factors.append(TableFactor(factor.scope[:1], factor.label, tables))
         else:
             assert isinstance(factor, ResidualFactor)
             factors.append(_table(graph, factor, scope, values))
