@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmstruct.energies.experts import Spread, vectors
+from ebmstruct.energies.experts import Spread
 from ebmstruct.energies.model import EnergyModel
-from ebmstruct.graph import BlockFactor, Discrete, FactorGraph, FunctionTableFactor, Variables
+from ebmstruct.graph import BlockFactor, Discrete, FactorGraph, FunctionTableFactor, Real, Variables
 
 KEPT = 4
 """Graphs that a model keeps, one a size of batch: they hold no numbers, and what is derived of their shape is kept too."""
@@ -23,7 +23,8 @@ class JointClassifier(EnergyModel):
 
     network: any module from (B, dim) to (B, classes), smooth where score matching or Langevin steps are wanted.
     spread: what keeps the density normalisable; None leaves the square out.  An input may be anything: only how many
-    there are counts.  Blocks: ``block``, one site of ``Real(dim)`` an instance, and ``class_block``, one site.
+    there are counts.  Blocks: ``block``, ``dim`` sites of one number an instance, so that any part of x may be known, and
+    ``class_block``, one site.
     Inference: classes given x exactly; x given a class by samplers of smooth energies. Cost: one evaluation of the network
     for the energies of all classes.
     """
@@ -39,7 +40,7 @@ class JointClassifier(EnergyModel):
         class_block: str = "class",
     ) -> None:
         super().__init__()
-        self.scores = Scores(network)
+        self.scores = Scores(network, dim)
         self.spread = None if spread is None else Spread(spread)
         self.dim, self.classes, self.block, self.class_block = dim, classes, block, class_block
         self._graphs: dict[tuple[int, torch.device], FactorGraph] = {}
@@ -57,8 +58,9 @@ class JointClassifier(EnergyModel):
         return graph
 
     def _made(self, count: int) -> FactorGraph:
-        x = vectors(self.block, self.dim, count, self.device)
-        c = Variables(self.class_block, Discrete(self.classes), x.offsets)
+        each = torch.arange(count + 1, device=self.device)
+        x = Variables(self.block, Real(1), each * self.dim)
+        c = Variables(self.class_block, Discrete(self.classes), each)
         graph = FactorGraph([x, c], [FunctionTableFactor((c.name, x.name), "scores", self.scores)])
         return graph if self.spread is None else graph.add(BlockFactor((x.name,), "spread", self.spread))
 
@@ -66,12 +68,12 @@ class JointClassifier(EnergyModel):
 class Scores(nn.Module):
     """Energies of the classes: the classifier's scores turned round."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dim: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.dim = network, dim
 
     def forward(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
-        """(B, classes) of x (B, dim)."""
+        """(B, classes) of x (B dim, 1)."""
         weight = next(self.network.parameters(), torch.empty(0))
-        out: Tensor = self.network(x.to(weight.dtype))
+        out: Tensor = self.network(x.reshape(-1, self.dim).to(weight.dtype))
         return -out

@@ -94,6 +94,10 @@ class Generative(Task):
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
 
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
+        return list(records)
+
     @abstractmethod
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         """Write decoded records to a file, whole or not at all, in the format that the data came in (see ``suffix``)."""

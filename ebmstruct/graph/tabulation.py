@@ -37,8 +37,8 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
     """The graph over the discrete blocks that is left when every continuous block is clamped to ``continuous``.
 
     Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, and so does a table
-    by a function; what looks at continuous sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the
-    continuous values and in the factors' own. Evidence about discrete blocks is kept.
+    by a function; what looks at continuous sites only becomes the constant. Energies agree with the graph's own, and are
+    differentiable in the continuous values and in the factors' own. Evidence about discrete blocks is kept.
     Errors: GraphError where a factor of another kind joins both. Cost: a residual for each state of each row.
     """
     reason = tabulation_refusal(graph)

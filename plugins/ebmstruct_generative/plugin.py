@@ -10,10 +10,14 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {}
+    return {
+        "images": "ebmstruct_generative.images.task:Images",
+    }
 
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
-    return {}
+    return {
+        "joint_classifier": "ebmstruct_generative.joint_classifier:JointClassifier",
+    }

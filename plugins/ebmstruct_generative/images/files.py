@@ -16,8 +16,14 @@ from ebmstruct.errors import DataError, PluginError
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 """Files that are taken for pictures, by the endings of their names."""
 MOST_PIXELS = 50_000_000
-_IDX = {8: np.dtype("u1"), 9: np.dtype("i1"), 11: np.dtype(">i2"), 12: np.dtype(">i4"), 13: np.dtype(">f4"),
-        14: np.dtype(">f8")}  # fmt: skip
+_IDX: dict[int, np.dtype[Any]] = {
+    8: np.dtype("u1"),
+    9: np.dtype("i1"),
+    11: np.dtype(">i2"),
+    12: np.dtype(">i4"),
+    13: np.dtype(">f4"),
+    14: np.dtype(">f8"),
+}
 _IMAGE_KEYS = ("images", "x", "data", "pixels", "arr_0")
 _LABEL_KEYS = ("labels", "y", "classes", "target", "arr_1")
 
@@ -61,20 +67,21 @@ def _pixels(file: Any, transparent: bool) -> np.ndarray:
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(file)
-    if image.mode.startswith(("I;16", "I")):
-        raw = np.asarray(image).astype(np.float64)
-        grey = np.clip(raw / 257 if raw.max(initial=0) > 255 else raw, 0, 255)
-        return np.rint(grey).astype(np.uint8)
-    if image.mode == "F":
-        raw = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        top = raw.max(initial=0)
-        return np.rint(np.clip(raw * (255 if top <= 1 else 1), 0, 255)).astype(np.uint8)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        grey = image.mode in ("LA", "La")
-        whole = np.asarray(image.convert("LA" if grey else "RGBA"))
+        whole = np.asarray(image.convert("LA" if image.mode in ("LA", "La") else "RGBA"))
         return whole if transparent else _on_white(whole)
-    plain = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    if image.mode == "F" or image.mode.startswith("I"):
+        plain = _deep(np.nan_to_num(np.asarray(image, dtype=np.float64)), image.mode)
+    else:
+        plain = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     return np.dstack([plain, np.full(plain.shape[:2], 255, np.uint8)]) if transparent else plain
+
+
+def _deep(raw: np.ndarray, mode: str) -> np.ndarray:
+    """Bytes of grey in 16 or 32 bits, or in floating point from 0 to 1."""
+    top = float(raw.max(initial=0))
+    factor = 255.0 if mode == "F" and top <= 1 else 1.0 if top <= 255 and not mode.startswith("I;16") else 1 / 257
+    return np.rint(np.clip(raw * factor, 0, 255)).astype(np.uint8)
 
 
 def _on_white(whole: np.ndarray) -> np.ndarray:

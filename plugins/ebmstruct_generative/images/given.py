@@ -43,21 +43,27 @@ def parsed(texts: Sequence[str], schema: ImageSchema, sizing: Sizing) -> dict[st
             raise DataError(f"--given {' '.join(texts)}: leaves no pixel of the picture known")
         out[IMAGE_PART] = pixels
     elif regions:
-        raise DataError(f"--given {regions[0]}={found[regions[0]]}: says which part of a picture is known; add image=FILE")
+        raise DataError(
+            f"--given {regions[0]}={found[regions[0]]}: says which part of a picture is known; add image=FILE"
+        )
     return out
 
 
 def given_picture(path: Path, schema: ImageSchema, sizing: Sizing) -> np.ndarray:
     """(H, W) or (H, W, 3) float32 pixels in the data's units of a picture file, NaN where it is transparent."""
     whole = read_picture(path, transparent=True)
+    made = fitting(whole[:, :, 0] if whole.shape[2] == 2 else whole[:, :, :3], schema, sizing)
+    opacity = Sizing(schema.size[:2], False, sizing.crop).sized(whole[:, :, -1])  # type: ignore[arg-type]
+    made[opacity < 128] = np.nan
+    return made
+
+
+def fitting(pixels: np.ndarray, schema: ImageSchema, sizing: Sizing) -> np.ndarray:
+    """(H, W) or (H, W, 3) float32 in the data's units, at the model's size, of the bytes of any picture."""
     colour = len(schema.size) == 3
     wanted = Sizing(schema.size[:2], colour, sizing.crop)  # type: ignore[arg-type]
-    plain = whole[:, :, 0] if whole.shape[2] == 2 else whole[:, :, :3]
-    made = wanted.sized(wanted.coloured(plain, colour)).astype(np.float32)
-    opacity = wanted.sized(whole[:, :, -1])
-    made = schema.low + made * ((schema.high - schema.low) / 255)
-    made[opacity < 128] = np.nan
-    return made.astype(np.float32)
+    made = wanted.sized(wanted.coloured(pixels, colour)).astype(np.float32)
+    return (schema.low + made * ((schema.high - schema.low) / 255)).astype(np.float32)
 
 
 def _known(found: Mapping[str, str], schema: ImageSchema, sizing: Sizing) -> np.ndarray:

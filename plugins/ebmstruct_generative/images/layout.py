@@ -26,8 +26,8 @@ def encoded(rows: Tensor, graph: FactorGraph) -> tuple[Tensor, Tensor | None]:
     one = known.all(1)
     if bool((known.any(1) & ~one).any()):
         raise DataError(
-            "part of a picture is given, and this energy takes each picture as a single site; energies with a site for each "
-            "pixel (generative.denoiser, generative.joint_classifier) draw the rest"
+            "part of a picture is given, and this energy takes each picture as a single site; energies with a site for "
+            "each pixel (generative.denoiser, generative.joint_classifier) draw the rest"
         )
     return rows.nan_to_num(), None if whole else one.to(rows.device)
 

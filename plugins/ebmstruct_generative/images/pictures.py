@@ -94,8 +94,8 @@ def gathered(
         common = max(sizes, key=lambda s: sum(m.shape == s for m in made))
         odd = next(i for i, m in enumerate(made) if m.shape != common)
         raise DataError(
-            f"{sources[odd]}: the picture has {_told(made[odd].shape)} pixels and most others {_told(common)}; set size: to "
-            "bring all to one size"
+            f"{sources[odd]}: the picture has {_told(made[odd].shape)} pixels and most others {_told(common)}; set size "
+            "to bring all to one size"
         )
     return Pictures(np.stack(made), tuple(classes), tuple(sources))
 

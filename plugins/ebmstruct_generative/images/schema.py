@@ -14,14 +14,14 @@ from torch import Tensor
 from ebmstruct.errors import DataError
 from ebmstruct_generative.records import CLASS, RECORD, RecordSchema
 
-CLASS_PART, IMAGE_PART = "class", "image"
-"""The parts of a record that may be given: its class, and some or all of its pixels."""
+CLASS_PART, IMAGE_PART, FILE_PART = "class", "image", "file"
+"""The parts of a record that may be given: its class, some or all of its pixels, a picture of any size to be looked at."""
 MOST_LEVELS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSchema(RecordSchema):
-    """Pictures of one size as vectors, channel after channel and row after row, scaled from ``low`` ... ``high`` to -1 ... 1.
+    """Pictures of one size as vectors, channel after channel, row after row, scaled from ``low`` ... ``high`` to -1 ... 1.
 
     levels: how many values at equal distances a pixel takes from low to high; 0 where any number is one.
     class_counts: training pictures of each class.  mean, spread: (dim,) of each pixel, on the scale of -1 to 1.
@@ -133,4 +133,4 @@ def stacked(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.stack([np.asarray(r["pixels"]) for r in records])
 
 
-__all__ = ["CLASS", "CLASS_PART", "IMAGE_PART", "RECORD", "ImageSchema", "fitted", "stacked"]
+__all__ = ["CLASS", "CLASS_PART", "FILE_PART", "IMAGE_PART", "RECORD", "ImageSchema", "fitted", "stacked"]

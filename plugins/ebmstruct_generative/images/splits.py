@@ -33,7 +33,7 @@ def split_up(parts: Mapping[str, Pictures], *, dev: float, test: float, seed: in
     for split in ("train", *wanted):
         if not len(out[split]):
             raise DataError(
-                f"{len(rest)} pictures are too few for a train, a dev and a test part; add some, or set dev_fraction: 0 and "
-                "test_fraction: 0"
+                f"{len(rest)} pictures are too few for a train, a dev and a test part; add some, or set dev_fraction "
+                "and test_fraction to 0"
             )
     return {s: out[s] for s in ("train", "dev", "test") if s in out}
