@@ -34,6 +34,7 @@ _HOMES = {
         "FactorGraph",
         "FunctionTableFactor",
         "GridFactor",
+        "NoiseLevel",
         "Real",
         "ResidualFactor",
         "SegmentFactor",
@@ -56,6 +57,7 @@ _HOMES = {
     "ebmstruct.inference": (
         "AugmentedLagrangian",
         "MirrorDescent",
+        "AnnealedLangevin",
         "Adam",
         "MixedGibbs",
         "MixedEnumeration",
@@ -124,6 +126,7 @@ _HOMES = {
         "BoltzmannMachine",
         "ChainEnergy",
         "ConvolutionalEnergy",
+        "DenoisingEnergy",
         "EnergyModel",
         "GaussianBoltzmannMachine",
         "GraphNetworkEnergy",
@@ -164,6 +167,7 @@ _HOMES = {
         "PseudoLikelihood",
         "RatioMatching",
         "ScoreMatching",
+        "DenoisingScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
         "SampledLikelihood",
@@ -190,6 +194,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
     from ebmstruct.energies import ChainEnergy as ChainEnergy
     from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
+    from ebmstruct.energies import DenoisingEnergy as DenoisingEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
@@ -237,6 +242,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Huber as Huber
+    from ebmstruct.graph import NoiseLevel as NoiseLevel
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import RobustLoss as RobustLoss
@@ -259,6 +265,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
+    from ebmstruct.inference import AnnealedLangevin as AnnealedLangevin
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
@@ -315,6 +322,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import DenoisingScoreMatching as DenoisingScoreMatching
     from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Discrete, Factor, FactorGraph, Variables
+from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
 
 
 class Inputs(Protocol):
@@ -109,6 +109,7 @@ class SumOfEnergies(EnergyModel):
         variables: dict[str, Variables] = {}
         factors: list[Factor] = []
         guess: dict[str, Tensor] = {}
+        evidence: list[Assignment] = []
         constant: Tensor | None = None
         parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
         for name, weight, model, part in parts:
@@ -119,6 +120,8 @@ class SumOfEnergies(EnergyModel):
                 _same(variables.setdefault(block.name, block), block, name)
             factors += _labelled(name, weight, graph.factors)
             guess = {**(graph.guess or {}), **guess}
+            if graph.evidence is not None:
+                evidence.append(graph.evidence)
             if graph.constant is not None:
                 own = weight * graph.constant
                 constant = own if constant is None else constant + own
@@ -127,6 +130,8 @@ class SumOfEnergies(EnergyModel):
                 f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
             )
         graph = FactorGraph(tuple(variables.values()), factors, constant=constant, guess=guess or None)
+        for fixed in evidence:
+            graph = graph.condition(fixed)
         rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
                  for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
         return graph.add(*rules) if rules else graph

@@ -10,6 +10,7 @@ from ebmstruct.graph.factors import BlockFactor, Factor
 from ebmstruct.graph.function_tables import FunctionTableFactor
 from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
+from ebmstruct.graph.noise import NoiseLevel, at_noise, noise_block, noise_levels
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.robust import Cauchy, GemanMcClure, Huber, RobustLoss, Tukey
 from ebmstruct.graph.segments import SegmentFactor
@@ -37,6 +38,7 @@ __all__ = [
     "GemanMcClure",
     "GridFactor",
     "Huber",
+    "NoiseLevel",
     "Real",
     "ResidualFactor",
     "RobustLoss",
@@ -45,6 +47,9 @@ __all__ = [
     "Topology",
     "Tukey",
     "Variables",
+    "at_noise",
+    "noise_block",
+    "noise_levels",
     "potts_table",
     "tabulate",
     "union",

@@ -5,6 +5,7 @@ from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.alternating import Alternating
 from ebmstruct.inference.solvers.amortised import AmortisedInference
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
+from ebmstruct.inference.solvers.annealed_langevin import AnnealedLangevin
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
@@ -86,6 +87,7 @@ SOLVERS: dict[str, type[Solver]] = {
         LBFGS,
         Adam,
         MirrorDescent,
+        AnnealedLangevin,
         AugmentedLagrangian,
         ConditionalGaussian,
         MarginalElimination,
@@ -112,6 +114,7 @@ __all__ = [
     "MixedEnumeration",
     "Alternating",
     "AugmentedLagrangian",
+    "AnnealedLangevin",
     "MirrorDescent",
     "CPSAT",
     "ICM",
