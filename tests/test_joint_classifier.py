@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(es.GraphError, match="behind 'class' must be continuous"):
         es.FactorGraph([c, block], [es.FunctionTableFactor(("class", "class"), "t", lambda x, o: x)])
     graph = es.FactorGraph([c, block], [es.FunctionTableFactor(("class", "x"), "t", lambda x, o: x)])
-    with pytest.raises(es.GraphError, match=r"found 15 values"):
+    with pytest.raises(es.GraphError, match=r"returned shape"):
         graph.energy({"x": points(), "class": CLASSES % 2})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmstruct.energies.experts import Spread
 from ebmstruct.energies.model import EnergyModel
 from ebmstruct.graph import BlockFactor, Discrete, FactorGraph, FunctionTableFactor, Real, Variables
 
@@ -41,7 +40,7 @@ class JointClassifier(EnergyModel):
     ) -> None:
         super().__init__()
         self.scores = Scores(network, dim)
-        self.spread = None if spread is None else Spread(spread)
+        self.spread = None if spread is None else Square(dim, spread)
         self.dim, self.classes, self.block, self.class_block = dim, classes, block, class_block
         self._graphs: dict[tuple[int, torch.device], FactorGraph] = {}
 
@@ -63,6 +62,18 @@ class JointClassifier(EnergyModel):
         c = Variables(self.class_block, Discrete(self.classes), each)
         graph = FactorGraph([x, c], [FunctionTableFactor((c.name, x.name), "scores", self.scores)])
         return graph if self.spread is None else graph.add(BlockFactor((x.name,), "spread", self.spread))
+
+
+class Square(nn.Module):
+    """|x|^2 / (2 spread^2) of vectors whose numbers are sites."""
+
+    def __init__(self, dim: int, spread: float) -> None:
+        super().__init__()
+        self.dim, self.spread = dim, spread
+
+    def forward(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
+        """(B,) of x (B dim, 1)."""
+        return x.reshape(-1, self.dim).square().sum(1) / (2 * self.spread**2)
 
 
 class Scores(nn.Module):

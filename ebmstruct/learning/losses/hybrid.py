@@ -17,9 +17,11 @@ from ebmstruct.learning.losses.base import (
     Setting,
     check_positive,
     check_weight,
+    compared,
     finite_difference_of,
 )
 from ebmstruct.learning.losses.contrastive import ChainLoss, ContrastiveDivergence, PersistentContrastiveDivergence
+from ebmstruct.learning.losses.independent_states import independent_states, state_tables, summed_states
 from ebmstruct.learning.losses.likelihood import NegativeLogLikelihood
 from ebmstruct.learning.losses.output_energy import OutputEnergy, open_sites
 from ebmstruct.learning.losses.score_matching import ScoreMatching
@@ -106,6 +108,8 @@ class HybridLikelihood(Loss):
         if not any(bool(open_sites(graph, n).any()) for n in graph.variables if n not in names):
             return f"beside {list(names)} nothing is left to tell; score_matching is for these alone"
         seen = _seen(target, names)
+        if self._simple(graph, target, names):
+            return self.term.refuse(graph, seen) if self.weight and isinstance(self.term, ScoreMatching) else None
         reason = NegativeLogLikelihood().refuse(graph.condition(seen), target)
         if reason is not None or not self.weight:
             return reason
@@ -114,10 +118,18 @@ class HybridLikelihood(Loss):
             return self.term.refuse(graph, seen)
         return energy.refuse(seen) or self.term.refuse(free_energy_graph(energy, names), seen)
 
+    def _simple(self, graph: FactorGraph, target: Assignment, names: tuple[str, ...]) -> bool:
+        """Whether y is discrete sites that the target knows and that are independent given x, as of a classifier."""
+        rest = tuple(n for n in graph.variables if n not in names)
+        return target.complete(graph.topology.names) and independent_states(graph, rest)
+
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
         names = self.blocks(graph)
         seen = _seen(target, names)
-        answer = NegativeLogLikelihood().evaluate(graph.condition(seen), target, setting)
+        if self._simple(graph, target, names):
+            answer = _classified(graph, target, names)
+        else:
+            answer = NegativeLogLikelihood().evaluate(graph.condition(seen), target, setting)
         if not self.weight:
             return answer
         plain = Setting(setting.generator, state=setting.state, examples=setting.examples, done=setting.done)
@@ -159,6 +171,17 @@ def free_energy_graph(energy: OutputEnergy, names: tuple[str, ...]) -> FactorGra
         return alone
     own = ({k: v for k, v in part.items() if k in names} for part in (fixed.values, fixed.known, fixed.allowed))
     return alone.condition(Assignment(*own))
+
+
+def _classified(graph: FactorGraph, target: Assignment, names: tuple[str, ...]) -> LossValue:
+    """-log p(y | x) where the sites of y are independent given x, by one evaluation of the energy."""
+    tables, constant = state_tables(graph, {n: target[n] for n in names})
+    free = summed_states(graph, tables, constant, 1.0)
+    own = torch.zeros_like(free) if constant is None else constant.double()
+    for name, table in tables.items():
+        chosen = table.gather(1, target[name][:, None])[:, 0].double()
+        own = own.index_add(0, graph.variables[name].instance, chosen)
+    return compared(own, free, finite_difference_of(-free, -own))
 
 
 def _seen(target: Assignment, names: tuple[str, ...]) -> Assignment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -123,17 +124,17 @@ def read_idx(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name; nothing pickled is read. Errors: DataError, a sentence."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file; check the path")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: is no NPZ file, or one that is cut short; fetch or copy it again")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path") from None
-    except ValueError as fault:
-        raise DataError(f"{path}: holds Python objects or damaged arrays, and numbers are needed ({fault})") from None
-    except (OSError, EOFError, KeyError, zlib.error, struct.error, AttributeError) as fault:
-        raise DataError(f"{path}: is no NPZ file, or a damaged one ({fault})") from None
-    except Exception as fault:  # zipfile.BadZipFile, NotImplementedError
-        raise DataError(f"{path}: is no NPZ file, or a damaged one ({type(fault).__name__}: {fault})") from None
+    except ValueError:
+        raise DataError(f"{path}: holds Python objects or damaged arrays, and arrays of numbers are needed") from None
+    except (OSError, EOFError, KeyError, zlib.error, struct.error, zipfile.BadZipFile, NotImplementedError) as fault:
+        raise DataError(f"{path}: the NPZ file is damaged ({fault}); fetch or copy it again") from None
 
 
 def arrays_of(path: Path, found: dict[str, np.ndarray], suffix: str = "") -> tuple[np.ndarray, np.ndarray | None]:
