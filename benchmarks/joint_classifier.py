@@ -1,10 +1,10 @@
-"""A classifier that is an energy of pictures too, beside the same network as a classifier: ``python -m benchmarks.joint_classifier``.
+"""A classifier that is an energy of pictures too, beside the same network as a classifier alone.
 
 Digits 0 to 7 of scikit-learn (70 % to train, drawn by one seed), a perceptron 64-256-256-8. Told apart by energy from them:
 digits 8 and 9, MNIST's digits 0 to 7 shrunk to 8 x 8, uniform noise, patches of a photograph. MNIST is read from
 ``$EBMSTRUCT_DATA/gen/mnist_t10k`` and left out where it is not there.
 
-Options: --seeds 5, --epochs 130, --only NAME. Figures are in joint_classifier.md.
+``python -m benchmarks.joint_classifier``. Options: --seeds 5, --epochs 130, --only NAME. Figures are in joint_classifier.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import ebmstruct as es
 from ebmstruct_generative.images.novelty import auroc, energies_of, other_pictures
@@ -53,12 +52,12 @@ def data() -> Data:
     task = Images()
     train, test = (task._examples(inside.take(range(*r))) for r in ((0, count), (count, len(inside))))
     schema = fitted(inside.pixels[:count], inside.classes[:count])
-    other = {"digits 8-9": schema.vectors(outside.pixels)}
+    other = {"digits 8-9": schema.to_vectors(outside.pixels)}
     path = Path(os.environ.get("EBMSTRUCT_DATA", ".")) / "gen/mnist_t10k/t10k-images-idx3-ubyte.gz"
     if path.exists():
         found = read_source(str(path), Sizing()).parts["all"].take(range(1000)).without(["8", "9"])[0]
         small = np.stack([Sizing(8).sized(p[2:26, 2:26].astype(np.float32)) for p in found.pixels])
-        other["MNIST 0-7 at 8x8"] = schema.vectors(small * (16 / 255))
+        other["MNIST 0-7 at 8x8"] = schema.to_vectors(small * (16 / 255))
     other |= {name: other_pictures(name, schema, True, None) for name in ("noise", "patches")}
     return Data(schema, train, test, other)
 
@@ -69,7 +68,14 @@ def trained(own: Data, loss: es.Loss, seed: int, epochs: int, *, plain: bool) ->
     model = JointClassifier(own.schema, hidden=(256, 256), spread=None if plain else 1.0)
     some: dict[str, Any] = {} if plain else {"schedule": "cosine", "ema": 0.999, "clip": 10.0}
     options = es.TrainingOptions(
-        optimizer="adam", lr=1e-3, epochs=epochs, batch_size=BATCH, seed=seed, checkpoint_s=None, trace_steps=None, **some
+        optimizer="adam",
+        lr=1e-3,
+        epochs=epochs,
+        batch_size=BATCH,
+        seed=seed,
+        checkpoint_s=None,
+        trace_steps=None,
+        **some,
     )
     begin = time.process_time()
     es.fit(model, Images(), own.schema, own.train, loss, options)
@@ -78,7 +84,7 @@ def trained(own: Data, loss: es.Loss, seed: int, epochs: int, *, plain: bool) ->
 
 def figures(model: JointClassifier, own: Data) -> dict[str, float]:
     """Accuracy and calibration on unseen digits, and how well other data part from them by energy."""
-    x = own.schema.vectors(np.stack([e.y["pixels"] for e in own.test]))
+    x = own.schema.to_vectors(np.stack([e.y["pixels"] for e in own.test]))
     right = np.array([own.schema.classes.index(e.y["class"]) for e in own.test])
     belief = es.marginals(_clamped(model, x)).beliefs[CLASS].detach().numpy()
     inside = _energies(model, x)

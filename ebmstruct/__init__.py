@@ -42,6 +42,7 @@ _HOMES = {
         "Variables",
         "Cauchy",
         "Continuous",
+        "GaussianFactor",
         "GemanMcClure",
         "Huber",
         "RobustLoss",
@@ -79,6 +80,7 @@ _HOMES = {
         "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
+        "GaussianMixture",
         "GibbsWithGradients",
         "GraphCut",
         "HMC",
@@ -239,6 +241,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
     from ebmstruct.graph import FunctionTableFactor as FunctionTableFactor
+    from ebmstruct.graph import GaussianFactor as GaussianFactor
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Huber as Huber
@@ -279,6 +282,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ExpectedF1 as ExpectedF1
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
+    from ebmstruct.inference import GaussianMixture as GaussianMixture
     from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut

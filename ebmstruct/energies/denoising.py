@@ -86,6 +86,7 @@ class Denoiser(nn.Module):
         return 0.5 * (sigma / total.square() * rows - self.spread / total * answer).square().sum(1)
 
     def _network(self, x: Tensor, log_sigma: Tensor, classes: Tensor | None) -> Tensor:
+        assert isinstance(self.frequencies, Tensor)
         angle = 0.25 * log_sigma.to(x.dtype) * self.frequencies.to(x.dtype)
         told = self.level(torch.cat([angle.sin(), angle.cos()], 1))
         if classes is not None and self.class_of is not None:

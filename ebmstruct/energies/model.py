@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Protocol, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
@@ -59,6 +59,18 @@ class EnergyModel(nn.Module, ABC):
         """
         return InputList(xs)
 
+    @property
+    def initialises(self) -> bool:
+        """Whether ``initialise`` does anything."""
+        return False
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Choose the first weights by outputs of the training data, before the first step of a training.
+
+        graph, target: of some training examples, as many as thousands; sites may be unknown, as latent ones are.
+        Biases begin at log odds, means at clusters (data-dependent starts; Salimans and Kingma 2016).
+        """
+
     @abstractmethod
     def forward(self, inputs: Any) -> FactorGraph:
         """The factor graph of a batch of prepared inputs: one instance each, in their order."""
@@ -100,6 +112,16 @@ class SumOfEnergies(EnergyModel):
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         return _InputsOfParts([m.prepare(xs) for m in self._parts])
+
+    @property
+    def initialises(self) -> bool:
+        return any(part.initialises and not part.fixed for part in self._parts)
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Each part that starts from data, and is to be trained, does so by itself."""
+        for part in self._parts:
+            if part.initialises and not part.fixed:
+                part.initialise(graph, target, generator)
 
     @property
     def _parts(self) -> list[EnergyModel]:

@@ -54,6 +54,7 @@ CORE: dict[str, dict[str, str]] = {
         "hmc": "ebmstruct.inference.solvers:HMC",
         "nuts": "ebmstruct.inference.solvers:NUTS",
         "gaussian": "ebmstruct.inference.solvers:Gaussian",
+        "gaussian_mixture": "ebmstruct.inference.solvers:GaussianMixture",
         "levenberg_marquardt": "ebmstruct.inference.solvers:LevenbergMarquardt",
         "gauss_newton": "ebmstruct.inference.solvers:GaussNewton",
         "lbfgs": "ebmstruct.inference.solvers:LBFGS",

@@ -92,7 +92,6 @@ def at_noise(graph: FactorGraph, sigma: Tensor, *, released: bool = False) -> Fa
     if old is None or released:
         evidence = Assignment(values)
     else:
-        evidence = Assignment(
-            {**old.values, **values}, {k: v for k, v in old.known.items() if k != block.name}, old.allowed
-        )
+        known = {k: v for k, v in old.known.items() if k != block.name}
+        evidence = Assignment({**old.values, **values}, known, old.allowed)
     return FactorGraph((), graph.factors, constant=graph.constant, evidence=evidence, topology=graph.topology)

@@ -14,6 +14,7 @@ from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factor_graph import FactorGraph
 from ebmstruct.graph.factors import Factor
 from ebmstruct.graph.function_tables import FunctionTableFactor
+from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.tables import TableFactor
 from ebmstruct.graph.topology import Topology
@@ -25,10 +26,10 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
     for factor in graph.factors:
         domains = [v.domain for v in graph.scope(factor)]
         mixed = any(isinstance(d, Discrete) for d in domains) and not all(isinstance(d, Discrete) for d in domains)
-        if mixed and not isinstance(factor, (ResidualFactor, FunctionTableFactor)):
+        if mixed and not isinstance(factor, ResidualFactor | GaussianFactor | FunctionTableFactor):
             return (
-                f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only residuals "
-                "and tables by a function over both become tables"
+                f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only "
+                "residuals, Gaussians and tables by a function over both become tables"
             )
     return None
 
@@ -36,9 +37,10 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
 def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
     """The graph over the discrete blocks that is left when every continuous block is clamped to ``continuous``.
 
-    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, and so does a table
-    by a function; what looks at continuous sites only becomes the constant. Energies agree with the graph's own, and are
-    differentiable in the continuous values and in the factors' own. Evidence about discrete blocks is kept.
+    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, a Gaussian one over
+    the site that chooses it, and a function of continuous blocks one over each site of its block; what looks at continuous
+    sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the continuous values
+    and in the factors' own. Evidence about discrete blocks is kept.
     Errors: GraphError where a factor of another kind joins both. Cost: a residual for each state of each row.
     """
     reason = tabulation_refusal(graph)
@@ -62,6 +64,9 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
             tables = factor.table([values[n] for n in factor.scope[1:]], scope)
             factors.append(TableFactor(factor.scope[:1], factor.label, tables))
         else:
+            if isinstance(factor, GaussianFactor):
+                factors.append(_tabulated(factor, scope, values))
+                continue
             assert isinstance(factor, ResidualFactor)
             factors.append(_table(graph, factor, scope, values))
     evidence = graph.evidence
@@ -100,6 +105,11 @@ def _table(
     energy = ResidualFactor.energies(_at(spread, own), sites, scope)
     names = tuple(factor.scope[i] for i in cells.states)[::-1]
     return TableFactor(names, factor.label, energy, index=cells.index, starts=cells.starts)
+
+
+def _tabulated(factor: GaussianFactor, scope: tuple[Variables, ...], values: Mapping[str, Tensor]) -> TableFactor:
+    anything = torch.zeros(0, dtype=torch.long)
+    return factor.tabulated([values.get(n, anything) for n in factor.scope], scope)
 
 
 def _at(factor: ResidualFactor, index: Tensor) -> ResidualFactor:

@@ -29,6 +29,8 @@ __all__ = ["Pair", "Teacher", "TrainingEvent", "TrainingTrace", "fit", "resolve_
 
 log = logging.getLogger(__name__)
 
+STARTING = 10_000
+"""Training examples, at most, by which a model chooses its first weights."""
 _PIECE = 1024
 """Examples whose gradients L-BFGS gathers at a time."""
 
@@ -131,6 +133,17 @@ class _Training:
         self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
+        elif self.model.initialises:
+            self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Let the model choose its first weights by some of the training data."""
+        generator = _seeded(self.options.seed, -1)
+        some = torch.randperm(len(self.examples), generator=generator)[:STARTING].tolist()
+        graph = self.forward(self.inputs.select(some))
+        target = self.task.encode([self.examples[i].y for i in some], graph, self.schema)
+        self.model.initialise(graph, target, generator)
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same when the training is resumed, beside the options."""

@@ -10,6 +10,9 @@ from ebmstruct.run.markup import MAX_ROWS, cell_of, table_of, text, widest
 from ebmstruct.run.pictures import picture
 from ebmstruct.run.style import CSS
 
+HALF = 440
+"""Pixels across that fit a card of two beside each other."""
+
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
     """The page. It loads nothing from anywhere and runs no script.
@@ -58,6 +61,7 @@ def figure_of(section: Table | Chart | Picture) -> str:
     else:
         inner = chart(section) if isinstance(section, Chart) else table_of(section)
     wide = isinstance(section, Table) and (len(section.columns) > 9 or widest(section) > 60)
+    wide = wide or (isinstance(section, Picture) and len(section.pixels[0]) * section.scale > HALF)
     note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
     return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'
 

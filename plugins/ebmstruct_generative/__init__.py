@@ -9,15 +9,19 @@ _HOME_OF = {
     "ImageSchema": "ebmstruct_generative.images.schema",
     "Images": "ebmstruct_generative.images.task",
     "JointClassifier": "ebmstruct_generative.joint_classifier",
+    "Denoiser": "ebmstruct_generative.denoiser",
+    "Mixture": "ebmstruct_generative.mixture",
     "RecordSchema": "ebmstruct_generative.records",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.denoiser import Denoiser as Denoiser
     from ebmstruct_generative.images.schema import ImageSchema as ImageSchema
     from ebmstruct_generative.images.task import Images as Images
     from ebmstruct_generative.joint_classifier import JointClassifier as JointClassifier
+    from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 

@@ -20,4 +20,6 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "joint_classifier": "ebmstruct_generative.joint_classifier:JointClassifier",
+        "denoiser": "ebmstruct_generative.denoiser:Denoiser",
+        "mixture": "ebmstruct_generative.mixture:Mixture",
     }

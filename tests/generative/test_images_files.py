@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("PIL")
 
+from PIL import Image
+
 from ebmstruct.errors import DataError
 from ebmstruct_generative.images.files import read_idx, read_npz, read_picture
 from ebmstruct_generative.images.pictures import Sizing, gathered
 from ebmstruct_generative.images.sources import read_source
 from ebmstruct_generative.images.splits import split_up
-from PIL import Image
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 

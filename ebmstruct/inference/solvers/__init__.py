@@ -20,6 +20,7 @@ from ebmstruct.inference.solvers.expected_f1 import ExpectedF1
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
+from ebmstruct.inference.solvers.gaussian_mixture import GaussianMixture
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
@@ -81,6 +82,7 @@ SOLVERS: dict[str, type[Solver]] = {
         Toulbar2,
         CPSAT,
         Gaussian,
+        GaussianMixture,
         LevenbergMarquardt,
         GaussNewton,
         Exhaustive,
@@ -137,6 +139,7 @@ __all__ = [
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
+    "GaussianMixture",
     "GibbsWithGradients",
     "GraphCut",
     "HMC",

@@ -49,8 +49,8 @@ class AnnealedLangevin(Solver):
             return "it only draws samples"
         if self.levels < 2 or self.corrections < 0 or not self.step > 0 or not self.bend > 0:
             return (
-                f"it needs levels of at least 2, corrections of at least 0, and step and bend above 0; found {self.levels}, "
-                f"{self.corrections}, {self.step} and {self.bend}"
+                "it needs levels of at least 2, corrections of at least 0, and step and bend above 0; found "
+                f"{self.levels}, {self.corrections}, {self.step} and {self.bend}"
             )
         if noise_block(graph) is None:
             return "no block of the graph holds noise levels, along which it could anneal; langevin needs none"

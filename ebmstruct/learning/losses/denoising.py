@@ -19,9 +19,9 @@ from ebmstruct.learning.losses.output_energy import output_sites
 class DenoisingScoreMatching(Loss):
     """|sigma dE/dx(y + sigma e, sigma) - e|^2 / 2 with normal e, sigma drawn anew for each example.
 
-    The slope of the energy learns to point from the noised vector to the clean one (Vincent 2011), at every noise level that
-    the graph's block of noise levels has (Song and Ermon 2019). Example i of a batch of B gets the quantile (i + u) / B of
-    the levels, u uniform and i shuffled: every batch sees all levels, and the mean over batches is the same.
+    The slope of the energy learns to point from the noised vector to the clean one (Vincent 2011), at every noise level
+    that the graph's block of noise levels has (Song and Ermon 2019). Example i of a batch of B gets the quantile
+    (i + u) / B of the levels, u uniform and i shuffled: every batch sees all levels, and the mean over batches is the same.
 
     center, width: sigma is log-normal, with this median and this standard deviation of its logarithm, cut at the graph's
     levels; with ``width`` None it is log-uniform.
@@ -78,9 +78,10 @@ class DenoisingScoreMatching(Loss):
             whole = (size.square() + self.spread**2).sqrt()
             points[name] = torch.where(known[:, None], value + size * noise, whole * noise).requires_grad_()
             noises[name], masks[name] = noise, known
+        followed = torch.is_grad_enabled()
         with torch.enable_grad():
             energy = noised.energy(points)
-            slopes = torch.autograd.grad(energy.sum(), list(points.values()), create_graph=torch.is_grad_enabled())
+            slopes = torch.autograd.grad(energy.sum(), list(points.values()), create_graph=followed)
         total = torch.zeros(graph.num_instances, dtype=torch.float64, device=sigma.device)
         for (name, noise), slope in zip(noises.items(), slopes, strict=True):
             own = graph.variables[name]

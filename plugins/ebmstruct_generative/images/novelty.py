@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ebmstruct import Assignment, EnergyModel, FactorGraph, log_partition, minimize
 from ebmstruct.errors import PluginError, SolverRefusal
-from ebmstruct_generative.images.layout import encoded, open_blocks
+from ebmstruct_generative.images.layout import open_blocks
 from ebmstruct_generative.images.pictures import Sizing
-from ebmstruct_generative.images.schema import RECORD, ImageSchema
+from ebmstruct_generative.images.schema import ImageSchema
 from ebmstruct_generative.images.sources import read_source
 
 TOGETHER = 500
@@ -40,8 +40,7 @@ def picture_energies(model: EnergyModel, schema: ImageSchema, vectors: np.ndarra
         rows = torch.from_numpy(vectors[begin : begin + TOGETHER])
         with torch.no_grad():
             graph = model.graph([{}] * len(rows))
-            value, _ = encoded(rows, graph)
-            out.append(energies_of(graph.condition(Assignment({RECORD: value}))).double().cpu().numpy())
+            out.append(energies_of(graph.condition(schema.values(graph, rows))).double().cpu().numpy())
     return np.concatenate(out) if out else np.zeros(0)
 
 
@@ -61,7 +60,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 def other_pictures(name: str, schema: ImageSchema, crop: bool, held_out: np.ndarray | None) -> np.ndarray:
     """(M, dim) vectors of pictures that are none of the data's: by name, or of a path. Errors: DataError, PluginError."""
     if name == HELD_OUT:
-        return np.zeros((0, schema.dim), np.float32) if held_out is None else schema.vectors(held_out)
+        return np.zeros((0, schema.dim), np.float32) if held_out is None else schema.to_vectors(held_out)
     if name == NOISE:
         return np.random.default_rng(0).uniform(-1, 1, (MADE, schema.dim)).astype(np.float32)
     if name == PATCHES:
@@ -73,7 +72,7 @@ def other_pictures(name: str, schema: ImageSchema, crop: bool, held_out: np.ndar
         pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:MOST]]
     span = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
     scaled = (pixels.astype(np.float32) - span[0]) / max(span[1] - span[0], 1e-9)
-    return schema.vectors(schema.low + scaled * (schema.high - schema.low))
+    return schema.to_vectors(schema.low + scaled * (schema.high - schema.low))
 
 
 def _patches(schema: ImageSchema) -> np.ndarray:
@@ -92,7 +91,7 @@ def _patches(schema: ImageSchema) -> np.ndarray:
     cut = np.stack([photo[t : t + height, s : s + width] for t, s in zip(tops, lefts, strict=True)]) / 255.0
     if len(schema.size) == 3:
         cut = np.repeat(cut[..., None], 3, 3)
-    return schema.vectors(schema.low + cut * (schema.high - schema.low))
+    return schema.to_vectors(schema.low + cut * (schema.high - schema.low))
 
 
 def name_of(other: str) -> str:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebmstruct import Assignment, EnergyModel, SolverRefusal, marginals
+from ebmstruct import EnergyModel, SolverRefusal, marginals
 from ebmstruct.errors import EbmstructError
 from ebmstruct.extend import Chart, Evaluation, Picture, Section, Table
-from ebmstruct_generative.images.layout import encoded
 from ebmstruct_generative.images.novelty import HELD_OUT, auroc, name_of, other_pictures, picture_energies
-from ebmstruct_generative.images.schema import CLASS, CLASS_PART, IMAGE_PART, RECORD, ImageSchema, stacked
+from ebmstruct_generative.images.schema import CLASS, CLASS_PART, IMAGE_PART, ImageSchema, stacked
 from ebmstruct_generative.images.scores import LEAST, calibration_error
 from ebmstruct_generative.images.sheets import grid, in_rows, scale_of, side_by_side
 from ebmstruct_generative.quality import nearest_record
@@ -34,10 +33,10 @@ ACROSS = 16
 def sections(task: Images, evaluation: Evaluation, model: EnergyModel, schema: ImageSchema) -> list[Section]:
     """All sections of one split; what looks beyond it is in the last one's alone."""
     real = [e.y for e in evaluation.examples]
-    train = schema.vectors(task.pictures["train"].pixels)
-    drawn = schema.vectors(stacked(evaluation.outputs).astype(np.float32))
+    train = schema.to_vectors(task.pictures["train"].pixels)
+    drawn = schema.to_vectors(stacked(evaluation.outputs).astype(np.float32))
     out: list[Section] = [_sheet(real, evaluation.outputs, schema)]
-    out += _copies(drawn, schema.vectors(stacked(real)), train, schema)
+    out += _copies(drawn, schema.to_vectors(stacked(real)), train, schema)
     out += _by_class(task, evaluation.outputs, drawn, schema)
     makers = [_classification]
     if evaluation.split == task.splits()[-1]:
@@ -75,7 +74,7 @@ def _copies(drawn: np.ndarray, real: np.ndarray, train: np.ndarray, schema: Imag
         return []
     found = nearest_record(drawn, real, train)
     some = slice(0, ACROSS)
-    rows = [schema.bytes_of(schema.pixels(v)) for v in (drawn[some], train[found.index[some]])]
+    rows = [schema.bytes_of(schema.to_pixels(v)) for v in (drawn[some], train[found.index[some]])]
     pixels = in_rows(rows)
     told = (
         "they lie nearer to the training pictures than unseen ones do: the model has begun to copy; train for fewer epochs"
@@ -126,9 +125,9 @@ def _classification(task: Images, evaluation: Evaluation, model: EnergyModel, sc
     graph = model.graph([{}] * len(known))
     if CLASS not in graph.variables:
         return []
-    value, _ = encoded(torch.from_numpy(schema.vectors(stacked(known))), graph)
+    rows_of_it = torch.from_numpy(schema.to_vectors(stacked(known)))
     with torch.no_grad():
-        belief = marginals(graph.condition(Assignment({RECORD: value}))).beliefs[CLASS].cpu().numpy()
+        belief = marginals(graph.condition(schema.values(graph, rows_of_it))).beliefs[CLASS].cpu().numpy()
     right = belief.argmax(1) == np.array([schema.classes.index(y[CLASS_PART]) for y in known])
     rows: list[list[Any]] = [
         ["pictures", len(known)],
@@ -147,7 +146,7 @@ def _unusual(task: Images, evaluation: Evaluation, model: EnergyModel, schema: I
         names.append(HELD_OUT)
     if not names:
         return []
-    own = picture_energies(model, schema, schema.vectors(stacked([e.y for e in evaluation.examples])))
+    own = picture_energies(model, schema, schema.to_vectors(stacked([e.y for e in evaluation.examples])))
     series, rows = {"unseen real": own.tolist()}, []
     for name in names:
         rows_of_it = other_pictures(name, schema, task.crop, None if held is None else held.pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,23 @@ from ebmstruct_generative.records import CLASS, RECORD, RecordSchema
 CLASS_PART, IMAGE_PART, FILE_PART = "class", "image", "file"
 """The parts of a record that may be given: its class, some or all of its pixels, a picture of any size to be looked at."""
 MOST_LEVELS = 256
+FEW = 32
+"""Levels of grey up to which energies of discrete units can have them as their states."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSchema(RecordSchema):
     """Pictures of one size as vectors, channel after channel, row after row, scaled from ``low`` ... ``high`` to -1 ... 1.
 
-    levels: how many values at equal distances a pixel takes from low to high; 0 where any number is one.
+    greys: how many values at equal distances a pixel takes from low to high; 0 where any number is one. Where they are few
+    ``levels`` has them.
     class_counts: training pictures of each class.  mean, spread: (dim,) of each pixel, on the scale of -1 to 1.
     energies: ascending quantiles of the energies of held-out pictures; empty until the model is trained.
     """
 
     low: float = 0.0
     high: float = 255.0
-    levels: int = 256
+    greys: int = 256
     class_counts: tuple[int, ...] = ()
     mean: Tensor = field(default_factory=lambda: torch.zeros(0))
     spread: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -45,20 +48,20 @@ class ImageSchema(RecordSchema):
     def state_names(self, block: str) -> Sequence[str]:
         return self.classes if block == CLASS else ()
 
-    def vectors(self, pixels: np.ndarray) -> np.ndarray:
+    def to_vectors(self, pixels: np.ndarray) -> np.ndarray:
         """(N, dim) float32 from -1 to 1 of pixels (N, H, W) or (N, H, W, 3); NaN stays."""
         scaled = (pixels.astype(np.float32) - self.low) * (2.0 / (self.high - self.low)) - 1.0
         if scaled.ndim == 4:
             scaled = scaled.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(scaled.reshape(len(scaled), -1), dtype=np.float32)
 
-    def pixels(self, vectors: np.ndarray) -> np.ndarray:
+    def to_pixels(self, vectors: np.ndarray) -> np.ndarray:
         """(N, H, W) or (N, H, W, 3) in the data's own units, at the nearest level, of (N, dim) vectors; NaN becomes low."""
         unit = np.clip(np.nan_to_num(vectors.astype(np.float64), nan=-1.0) * 0.5 + 0.5, 0.0, 1.0)
-        if self.levels:
-            unit = np.rint(unit * (self.levels - 1)) / (self.levels - 1)
+        if self.greys:
+            unit = np.rint(unit * (self.greys - 1)) / (self.greys - 1)
         out = self.low + unit * (self.high - self.low)
-        if self.levels and float(self.step).is_integer() and float(self.low).is_integer():
+        if self.greys and float(self.step).is_integer() and float(self.low).is_integer():
             out = np.rint(out).astype(np.int64)
         channels, height, width = self.shape
         out = out.reshape(len(out), channels, height, width)
@@ -67,7 +70,7 @@ class ImageSchema(RecordSchema):
     @property
     def step(self) -> float:
         """The distance of neighbouring levels."""
-        return (self.high - self.low) / max(1, self.levels - 1)
+        return (self.high - self.low) / max(1, self.greys - 1)
 
     def bytes_of(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels in the data's own units as bytes, from black to white."""
@@ -91,16 +94,17 @@ class ImageSchema(RecordSchema):
 
 def fitted(pixels: np.ndarray, classes: Sequence[str]) -> ImageSchema:
     """The schema of training pictures (N, H, W) or (N, H, W, 3)."""
-    low, high, levels = _grey(pixels)
+    low, high, greys = _grey(pixels)
     channels = 3 if pixels.ndim == 4 else 1
     counts = Counter(classes)
     names = tuple(sorted(counts, key=_natural))
     shape = (channels, *pixels.shape[1:3])
-    bare = ImageSchema(shape, names, CLASS_PART if names else "", low, high, levels, tuple(counts[n] for n in names))
-    rows = torch.from_numpy(bare.vectors(pixels))
+    levels = tuple(np.linspace(-1.0, 1.0, greys).tolist()) if 2 <= greys <= FEW else ()
+    part, each = CLASS_PART if names else "", tuple(counts[n] for n in names)
+    bare = ImageSchema(shape, names, part, levels, low, high, greys, each)
+    rows = torch.from_numpy(bare.to_vectors(pixels))
     spread = rows.std(0) if len(rows) > 1 else torch.zeros(rows.shape[1])
-    values = {f: getattr(bare, f) for f in ("shape", "classes", "class_part", "low", "high", "levels", "class_counts")}
-    return ImageSchema(**values, mean=rows.mean(0), spread=spread)
+    return replace(bare, mean=rows.mean(0), spread=spread)
 
 
 def _grey(pixels: np.ndarray) -> tuple[float, float, int]:

@@ -18,7 +18,7 @@ from ebmstruct.errors import DataError, SolverRefusal
 from ebmstruct.extend import Evaluation, Generative, Inference, Section
 from ebmstruct_generative.images import given as parts
 from ebmstruct_generative.images.files import ENDINGS, read_picture
-from ebmstruct_generative.images.layout import all_known, empty_rows, encoded, rows_of
+from ebmstruct_generative.images.layout import all_known, record_block
 from ebmstruct_generative.images.novelty import HELD_OUT, energies_of, picture_energies, quantiles
 from ebmstruct_generative.images.pictures import Pictures, Sizing
 from ebmstruct_generative.images.schema import (
@@ -26,7 +26,6 @@ from ebmstruct_generative.images.schema import (
     CLASS_PART,
     FILE_PART,
     IMAGE_PART,
-    RECORD,
     ImageSchema,
     fitted,
     stacked,
@@ -138,8 +137,8 @@ class Images(Generative):
     def encode(self, ys: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment:
         """Pixels from -1 to 1, unknown where they are NaN or missing; the class where the graph has a block of it."""
         rows = self._rows(ys, schema)
-        value, known = encoded(rows, graph)
-        values, masks = {RECORD: value}, {} if known is None else {RECORD: known}
+        found = schema.values(graph, rows.to(graph.variables[record_block(graph)].offsets.device))
+        values, masks = dict(found.values), dict(found.known)
         if CLASS in graph.variables:
             device = graph.variables[CLASS].offsets.device
             names = [None if y is None else y.get(CLASS_PART) for y in ys]
@@ -157,15 +156,15 @@ class Images(Generative):
             nothing = np.full(schema.size, np.nan, np.float32)
             pixels = [nothing if p is None else p for p in pixels]
         if not pixels:
-            return empty_rows(0, schema.dim)
+            return torch.zeros(0, schema.dim)
         wrong = next((np.asarray(p).shape for p in pixels if np.asarray(p).shape != schema.size), None)
         if wrong is not None:
             raise DataError(f"a picture of shape {wrong}, and the model's have {schema.size}; set size: when reading")
-        return torch.from_numpy(schema.vectors(np.stack([np.asarray(p) for p in pixels])))
+        return torch.from_numpy(schema.to_vectors(np.stack([np.asarray(p) for p in pixels])))
 
     def decode(self, y: Assignment, graph: FactorGraph, schema: Any) -> list[Any]:
         """Pixels in the data's own units, at the levels that the data have, and the class where the graph has it."""
-        pixels = schema.pixels(rows_of(y, graph).numpy())
+        pixels = schema.to_pixels(schema.vectors(graph, y).detach().cpu().numpy())
         records: list[dict[str, Any]] = [{"pixels": p.tolist()} for p in pixels]
         if CLASS in graph.variables and CLASS in y:
             for record, state in zip(records, y[CLASS].tolist(), strict=True):
@@ -228,19 +227,19 @@ class Images(Generative):
         """What is missing by the least energy; of whole pictures the class, its probability, and how unusual they are."""
         found = super().infer(graph, schema, budget=budget, detail=detail)
         outputs = found.outputs
-        if all_known(graph, RECORD):
+        if all_known(graph, record_block(graph)):
             energy = energies_of(graph).tolist()
             strange = schema.out_of_distribution(energy)
             outputs = [{k: v for k, v in o.items() if k != "pixels"} for o in outputs]
             for output, e, s in zip(outputs, energy, strange, strict=True):
                 output |= {"energy": e, "out_of_distribution": s}
-        if detail and CLASS in graph.variables and all_known(graph, RECORD):
+        if detail and CLASS in graph.variables and all_known(graph, record_block(graph)):
             outputs = _with_probabilities(outputs, graph)
         return Inference(found.result, outputs)
 
     def tune(self, model: EnergyModel, schema: Any, dev: Sequence[Example], *, solver: Solver | None = None) -> Any:
         """The schema with quantiles of the energies of dev pictures, by which others are held unusual or not."""
-        rows = schema.vectors(stacked([e.y for e in dev]))
+        rows = schema.to_vectors(stacked([e.y for e in dev]))
         return replace(schema, energies=quantiles(picture_energies(model, schema, rows)))
 
     @cached_property
@@ -248,15 +247,15 @@ class Images(Generative):
         """A classifier that has nothing to do with the model; None without classes."""
         train, other = self.pictures["train"], self.pictures.get("test", self.pictures["train"])
         schema = fitted(train.pixels, train.classes)
-        return Judge.of(schema.vectors(train.pixels), train.classes, schema.vectors(other.pixels), other.classes)
+        return Judge.of(schema.to_vectors(train.pixels), train.classes, schema.to_vectors(other.pixels), other.classes)
 
     def score(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         """Measures of ``drawn_scores``, and the share of pictures drawn with a class that the judge gives this class."""
         train = self.pictures["train"]
         schema = fitted(train.pixels, ())
-        drawn = schema.vectors(stacked(outputs).astype(np.float32))
-        real = schema.vectors(stacked([e.y for e in examples]))
-        found: dict[str, Any] = drawn_scores(real, drawn, schema.vectors(train.pixels))
+        drawn = schema.to_vectors(stacked(outputs).astype(np.float32))
+        real = schema.to_vectors(stacked([e.y for e in examples]))
+        found: dict[str, Any] = drawn_scores(real, drawn, schema.to_vectors(train.pixels))
         classes = [o.get(CLASS_PART) for o in outputs]
         if self.judge is not None and None not in classes:
             found["class_accuracy"] = float(self.judge.right(drawn, [str(c) for c in classes]).mean())
