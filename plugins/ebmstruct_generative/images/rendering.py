@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebmstruct import EnergyModel, SolverRefusal, marginals
+from ebmstruct import Budget, EnergyModel, SolverRefusal, marginals
 from ebmstruct.errors import EbmstructError
 from ebmstruct.extend import Chart, Evaluation, Picture, Section, Table
 from ebmstruct_generative.images.novelty import HELD_OUT, auroc, name_of, other_pictures, picture_energies
@@ -28,6 +28,8 @@ EACH = 10
 CLASSES = 20
 """Classes on a sheet; more do not fit a page."""
 ACROSS = 16
+SECONDS = 10.0
+"""That completing pictures for the report may take."""
 
 
 def sections(task: Images, evaluation: Evaluation, model: EnergyModel, schema: ImageSchema) -> list[Section]:
@@ -187,7 +189,8 @@ def _completed(task: Images, evaluation: Evaluation, model: EnergyModel, schema:
         fixed = task.evidence(xs, graph, schema)
         graph = graph if fixed is None else graph.condition(fixed)
         try:
-            _, records = task.draw(graph, schema, generator=torch.Generator().manual_seed(0))
+            budget = Budget.after(SECONDS)
+            _, records = task.draw(graph, schema, budget=budget, generator=torch.Generator().manual_seed(0))
         except SolverRefusal as fault:
             log.info("no completion in the report: %s", fault)
             return []
