@@ -10,8 +10,8 @@ from ebmstruct.run.markup import MAX_ROWS, cell_of, table_of, text, widest
 from ebmstruct.run.pictures import picture
 from ebmstruct.run.style import CSS
 
-HALF = 440
-"""Pixels across that fit a card of two beside each other."""
+_NARROW = 430
+"""The width in pixels up to which a picture fits half of the page."""
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
@@ -58,10 +58,12 @@ def figure_of(section: Table | Chart | Picture) -> str:
     """A chart, a table or a picture with its title and its note, on a card."""
     if isinstance(section, Picture):
         inner = f'<div class="scroll">{picture(section)}</div>'
+        wide = section.pixels.shape[1] * section.scale > _NARROW
+    elif isinstance(section, Table):
+        inner = table_of(section)
+        wide = len(section.columns) > 9 or widest(section) > 60
     else:
-        inner = chart(section) if isinstance(section, Chart) else table_of(section)
-    wide = isinstance(section, Table) and (len(section.columns) > 9 or widest(section) > 60)
-    wide = wide or (isinstance(section, Picture) and len(section.pixels[0]) * section.scale > HALF)
+        inner, wide = chart(section), False
     note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
     return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'
 

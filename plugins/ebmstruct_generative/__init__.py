@@ -11,7 +11,9 @@ _HOME_OF = {
     "JointClassifier": "ebmstruct_generative.joint_classifier",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
+    "Columns": "ebmstruct_generative.quality",
     "RecordSchema": "ebmstruct_generative.records",
+    "quality_report": "ebmstruct_generative.quality",
 }
 
 __all__ = sorted(_HOME_OF)
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ebmstruct_generative.images.task import Images as Images
     from ebmstruct_generative.joint_classifier import JointClassifier as JointClassifier
     from ebmstruct_generative.mixture import Mixture as Mixture
+    from ebmstruct_generative.quality import Columns as Columns
+    from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
 
 

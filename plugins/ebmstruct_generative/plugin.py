@@ -12,6 +12,7 @@ def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
     return {
         "images": "ebmstruct_generative.images.task:Images",
+        "sequences": "ebmstruct_generative.sequences.task:Sequences",
     }
 
 
@@ -20,6 +21,7 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "joint_classifier": "ebmstruct_generative.joint_classifier:JointClassifier",
+        "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
     }

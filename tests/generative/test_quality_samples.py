@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from ebmstruct.errors import DataError, PluginError
 from ebmstruct_generative.quality.classifier import classifier_accuracy
 from ebmstruct_generative.quality.nearest import nearest_record
-from ebmstruct_generative.quality.samples import density_coverage, mmd2, sliced_wasserstein, subset
+from ebmstruct_generative.quality.samples import density_coverage, distances, mmd2, sliced_wasserstein, subset
 
 
 def normal(rows: int, width: int = 2, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -35,14 +35,14 @@ def test_mmd_by_hand() -> None:
 def test_mmd_of_two_normals() -> None:
     """Between N(0, 1) and N(1, 1) with a kernel of width s: 2 s / sqrt(s^2 + 2) (1 - exp(-1 / (2 (s^2 + 2))))."""
     found = []
-    for seed in range(8):
-        real = normal(1000, 1, seed=seed)
+    for seed in range(4):
+        real = normal(700, 1, seed=seed)
         from scipy.spatial.distance import pdist
 
         s = float(np.median(pdist(real)))
         exact = 2 * s / np.sqrt(s**2 + 2) * (1 - np.exp(-1 / (2 * (s**2 + 2))))
-        found.append(mmd2(real, normal(1000, 1, 1.0, 100 + seed), widths=(1.0,)) - exact)
-    assert abs(np.mean(found)) < 0.01
+        found.append(mmd2(real, normal(700, 1, 1.0, 100 + seed), widths=(1.0,)) - exact)
+    assert abs(np.mean(found)) < 0.03
     assert abs(np.mean([mmd2(normal(300, seed=s), normal(300, seed=s + 50)) for s in range(8)])) < 2e-3
 
 
@@ -55,8 +55,8 @@ def test_mmd_where_most_rows_are_equal() -> None:
 def test_sliced_wasserstein_of_a_shift() -> None:
     """Shifting every row by v moves each projection by |v . u|, whose mean in two dimensions is 2 |v| / pi."""
     real = normal(500)
-    found = sliced_wasserstein(real, real + [3.0, 4.0], projections=4000)
-    assert found == pytest.approx(5 * 2 / np.pi, rel=0.02)
+    found = sliced_wasserstein(real, real + [3.0, 4.0], projections=1500)
+    assert found == pytest.approx(5 * 2 / np.pi, rel=0.03)
     assert sliced_wasserstein(real, real) == 0.0
 
 
@@ -81,6 +81,13 @@ def test_coverage_of_one_distribution() -> None:
     both = [density_coverage(normal(400, seed=s), normal(400, seed=s + 1000), k=3) for s in range(40)]
     density, coverage = np.mean(both, 0)
     assert density == pytest.approx(1, abs=0.03) and coverage == pytest.approx(1 - 1 / 8, abs=0.01)
+
+
+def test_distances_in_many_dimensions() -> None:
+    """Distances by matrix products agree with those by differences, and a row is about 0 from itself."""
+    x, y = normal(30, 150) + 5, normal(20, 150, seed=1)
+    assert distances(x, y) == pytest.approx(np.linalg.norm(x[:, None] - y, axis=2), rel=1e-10)
+    assert np.diag(distances(x, x)) == pytest.approx(0, abs=1e-5)
 
 
 def test_coverage_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

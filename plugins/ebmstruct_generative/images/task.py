@@ -34,6 +34,7 @@ from ebmstruct_generative.images.scores import Judge, drawn_scores
 from ebmstruct_generative.images.sources import DIGITS, Source, read_source
 from ebmstruct_generative.images.splits import split_up
 from ebmstruct_generative.images.writing import written
+from ebmstruct_generative.quality import quality_report
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +262,13 @@ class Images(Generative):
             found["class_accuracy"] = float(self.judge.right(drawn, [str(c) for c in classes]).mean())
             found["class_accuracy_of_real"] = self.judge.accuracy
         return found
+
+    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+        """The report of ``quality_report``, with the training pictures among what it compares."""
+        train = self.pictures["train"]
+        schema = fitted(train.pixels, ())
+        real, drawn = (schema.to_vectors(stacked(r).astype(np.float32)) for r in ([e.y for e in examples], records))
+        return quality_report(real, drawn, schema.to_vectors(train.pixels))
 
     def render(self, evaluation: Evaluation, model: EnergyModel, schema: Any) -> list[Section]:
         from ebmstruct_generative.images.rendering import sections

@@ -11,15 +11,17 @@ import numpy as np
 from ebmstruct.errors import DataError
 from ebmstruct_generative.quality.classifier import classifier_accuracy, train_on_synthetic
 from ebmstruct_generative.quality.column_measures import adherence, column_shapes, coverage, mean, missing_similarity
-from ebmstruct_generative.quality.columns import CATEGORY, NUMBER, Columns, aligned, vectors
+from ebmstruct_generative.quality.columns import CATEGORY, MAX_STATES, NUMBER, Columns, aligned, vectors
 from ebmstruct_generative.quality.nearest import NearestRecord, nearest_record
 from ebmstruct_generative.quality.pairs import column_pairs, pair_trends
 from ebmstruct_generative.quality.samples import density_coverage, mmd2, sliced_wasserstein, subset
-from ebmstruct_generative.quality.verdicts import verdicts
+from ebmstruct_generative.quality.verdicts import LEAST, verdicts
 
 Records = np.ndarray | Columns
 _QUANTILES = 200
 _DENSITY_ROWS = 5000
+_ROWS, _TRAIN_ROWS, _CELLS = 20_000, 200_000, 20_000_000
+"""The most rows, training rows, and numbers of one array that are looked at as vectors."""
 
 MEANINGS: Mapping[str, tuple[float | None, str]] = {
     "classifier_accuracy": (0.5, "how often a random forest tells generated records from real ones"),
@@ -47,6 +49,7 @@ def quality_report(
     *,
     target: str | None = None,
     rows: int = 2000,
+    trees: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How good generated records are, as JSON values.
@@ -54,29 +57,31 @@ def quality_report(
     real: records that the model has not seen, generated: its own, train: those that it learnt from; all (n, d) arrays on
     a scale on which distances mean something, or all tables. target: a table's column that is predicted from the others.
     rows: the most records of each kind that the costliest measures (the classifier's, and MMD) look at.
+    trees: of each forest.
 
     Of the answer, ``measures`` has for each measure its ``value``, the ``reference`` that the training records reach in
     the place of the generated ones (which is as good as it gets; None without them), its ``best`` value and its
     ``meaning``; ``verdicts`` says in words what they amount to, worst first; ``columns`` and ``pairs`` are of tables
     alone; ``distances`` has quantiles of the distances to the nearest training record. Numbers that are not finite are
-    None. Records with infinite numbers (of arrays, also NaN) are left out, and their share is told.
+    None. Of more than 20,000 records (200,000 training records; fewer of wide ones) a random part stands for all wherever
+    they are compared as vectors. Records with infinite numbers (of arrays, also NaN) are left out, and their share is told.
 
-    Errors: DataError where there are too few records, or real and generated ones do not fit together; PluginError without
-    scikit-learn. Cost: some 10 s of processor time for 2000 records of 10 numbers.
+    Errors: DataError where real and generated ones do not fit together; PluginError without scikit-learn. Cost: some 10 s
+    of processor time for 2000 records of 10 numbers.
     """
     kept, finite = _finite(generated)
-    out: dict[str, Any] = {"records": {"real": len(real), "generated": len(generated)}, "seed": seed}
-    out["records"] |= {} if train is None else {"train": len(train)}
+    out: dict[str, Any] = {"records": {"held_out": len(real), "generated": len(generated)}, "seed": seed}
+    out["records"] |= {} if train is None else {"training": len(train)}
     out["finite"] = finite
-    if finite < 0.5:
-        out |= {"measures": {}, "verdicts": verdicts(out)}
-        return _json(out)
+    if finite < 0.5 or min(len(real), len(kept)) < LEAST:
+        out["measures"] = {}
+        return _json(out | {"verdicts": verdicts(out)})
     measures: dict[str, dict[str, Any]] = {}
     out["measures"] = measures
-    measures |= _vector_measures(out, *_as_vectors(real, kept, train), rows, seed)
+    measures |= _vector_measures(out, *_as_vectors(real, kept, train, seed), rows, trees, seed)
     if isinstance(real, Columns):
         assert isinstance(kept, Columns) and (train is None or isinstance(train, Columns))
-        measures |= _table_measures(out, real, kept, train, target, seed)
+        measures |= _table_measures(out, real, kept, train, target, trees, seed)
     for name, entry in measures.items():
         best, meaning = MEANINGS[name]
         entry |= {"best": best, "meaning": meaning}
@@ -97,10 +102,11 @@ def _finite(generated: Records) -> tuple[Records, float]:
 
 
 def _as_vectors(
-    real: Records, generated: Records, train: Records | None
+    real: Records, generated: Records, train: Records | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """All as arrays; tables are scaled by the training records, or by the real ones without."""
-    given = [real, generated] if train is None else [real, generated, train]
+    given = [_bounded(real, _ROWS, seed), _bounded(generated, _ROWS, seed + 1)]
+    given += [] if train is None else [_bounded(train, _TRAIN_ROWS, seed + 2)]
     tables = [one for one in given if isinstance(one, Columns)]
     if tables and len(tables) != len(given):
         raise DataError("real, generated and training records are to be all arrays or all tables of columns")
@@ -112,12 +118,24 @@ def _as_vectors(
     return arrays[0], arrays[1], arrays[2] if train is not None else None
 
 
+def _bounded(records: Records, rows: int, seed: int) -> Records:
+    """Some of the records where they are so many, or so wide as vectors, that all of them would take much memory."""
+    if isinstance(records, Columns):
+        width = sum(min(len(states), MAX_STATES) + 1 for states in records.categories.values())
+        width += 2 * records.kinds.count(NUMBER)
+        most = min(rows, _CELLS // max(width, 1))
+        return records if len(records) <= most else records.take(subset(np.arange(len(records)), most, seed))
+    array = np.asarray(records, float)
+    return subset(array, min(rows, _CELLS // max(array.shape[-1], 1)), seed)
+
+
 def _vector_measures(
     out: dict[str, Any],
     real: np.ndarray,
     generated: np.ndarray,
     train: np.ndarray | None,
     rows: int,
+    trees: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The two-sample measures, of as many generated (and training) records as there are real ones."""
@@ -126,7 +144,7 @@ def _vector_measures(
     for other in [generated] if train is None else [generated, train]:
         density, covered = density_coverage(real, subset(other, count, seed), rows=count, seed=seed)
         found.append({
-            "classifier_accuracy": classifier_accuracy(real, other, rows=rows, seed=seed),
+            "classifier_accuracy": classifier_accuracy(real, other, rows=rows, trees=trees, seed=seed),
             "coverage": covered,
             "density": density,
             "mmd2": mmd2(real, other, rows=rows, seed=seed),
@@ -143,7 +161,13 @@ def _vector_measures(
 
 
 def _table_measures(
-    out: dict[str, Any], real: Columns, generated: Columns, train: Columns | None, target: str | None, seed: int
+    out: dict[str, Any],
+    real: Columns,
+    generated: Columns,
+    train: Columns | None,
+    target: str | None,
+    trees: int,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The measures of columns and of their pairs."""
     seen = real if train is None else train
@@ -165,7 +189,7 @@ def _table_measures(
             "missing_similarity": mean(single["missing"]),
         }
         if target is not None:
-            measures["train_on_synthetic"] = train_on_synthetic(other, real, target, seed=seed)
+            measures["train_on_synthetic"] = train_on_synthetic(other, real, target, trees=trees, seed=seed)
         found.append(measures)
     if train is not None and target is not None:
         out["target"] = {"name": target, "score": "F1" if real.kind(target) == CATEGORY else "R²"}

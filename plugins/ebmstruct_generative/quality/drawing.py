@@ -15,7 +15,7 @@ _HOT, _COLD = np.array([178.0, 24.0, 43.0]), np.array([33.0, 102.0, 172.0])
 _DARK = np.array([16.0, 42.0, 92.0])
 
 
-def densities(named: Mapping[str, np.ndarray], *, bins: int = 96) -> Picture:
+def densities(named: Mapping[str, np.ndarray], *, bins: int = 110) -> Picture:
     """How densely points (n, 2) lie in the plane, side by side on the same axes: white where none, dark where many.
 
     The axes reach from the 0.1 % to the 99.9 % quantile of the first, with a tenth to spare, so that a far point does not
@@ -31,7 +31,7 @@ def densities(named: Mapping[str, np.ndarray], *, bins: int = 96) -> Picture:
         share = np.sqrt(counts / max(counts.max(), 1.0))  # roots, so that thin parts can be seen beside dense ones
         panels.append(255 * (1 - share)[:, :, None] + share[:, :, None] * _DARK)
     note = f"From left to right: {', '.join(named)}; the same axes, darker where more points lie."
-    return Picture("Where the points lie", beside(panels), scale=3, note=note)
+    return Picture("Where the points lie", beside(panels), scale=4, note=note)
 
 
 def matrices(named: Mapping[str, np.ndarray], columns: Sequence[str], title: str, note: str) -> Picture:

@@ -93,7 +93,7 @@ def _states(table: Columns, name: str) -> np.ndarray:
     """A column as whole numbers from 0: categories with missing as the first, numbers as bins."""
     array = table.array(name)
     if table.kind(name) != NUMBER:
-        return array + 1
+        return array.astype(np.int64) + 1
     present = array[~np.isnan(array)]
     if not len(present):
         return np.full(len(array), BINS + 1)

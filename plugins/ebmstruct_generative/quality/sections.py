@@ -32,17 +32,14 @@ def quality_sections(
 
     real, generated, train: as they were given to it. shape: of pictures as (channels, height, width), for arrays.
     """
-    out: list[Section] = []
     if isinstance(real, Columns):
         assert isinstance(generated, Columns)
-        out += table_sections(figures, real, generated, seed=seed)
-    else:
-        real, generated = np.asarray(real, float), np.asarray(generated, float)
-        generated = generated[np.isfinite(generated).all(1)]
-        seen = None if train is None or isinstance(train, Columns) else np.asarray(train, float)
-        out += array_sections(real, generated, seen, shape, seed)
-    out += distance_sections(figures)
-    return out
+        found = table_sections(figures, real, generated, seed=seed)
+        return [*found[:1], *distance_sections(figures), *found[1:]]
+    ours, theirs = np.asarray(real, float), np.asarray(generated, float)
+    theirs = theirs[np.isfinite(theirs).all(1)]
+    seen = None if train is None or isinstance(train, Columns) else np.asarray(train, float)
+    return [*array_sections(ours, theirs, seen, shape, seed), *distance_sections(figures)]
 
 
 def distance_sections(figures: Mapping[str, Any]) -> list[Section]:

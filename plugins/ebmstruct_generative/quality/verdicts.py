@@ -11,13 +11,15 @@ _ORDER = (BAD, WARN, GOOD)
 COPYING_RATIO, CLOSE_RATIO, FAR_RATIO = 0.6, 0.85, 1.5
 """Of the nearest-record ratio: below the first the generated records copy, up to the second they lean, above the third
 they stray."""
+LEAST = 10
+"""The fewest records of each kind that are compared."""
 _NAMED = 4
 
 
 def verdicts(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     """The sentences of a report's figures, worst first: ``level`` (good, warn or bad) and ``text``."""
     measures = figures["measures"]
-    out = _of_finite(figures["finite"])
+    out = _of_finite(figures["finite"]) or _of_few(figures)
     for judge in (_of_nearest, _of_near, _of_classifier, _of_coverage, _of_density, _of_columns, _of_pairs):
         out += judge(measures, figures)
     for judge in (_of_target, _of_values, _of_missing):
@@ -34,6 +36,15 @@ def _of_finite(share: float) -> list[dict[str, str]]:
         return []
     told = "too few are left to say more" if share < 0.5 else "they were left out of every figure"
     return _say(BAD, f"{percent(1 - share)} of the generated records hold numbers that are not finite; {told}.")
+
+
+def _of_few(figures: Mapping[str, Any]) -> list[dict[str, str]]:
+    real, generated = (figures["records"][key] for key in ("held_out", "generated"))
+    if min(real, generated) >= LEAST:
+        return []
+    return _say(
+        WARN, f"{real} held-out and {generated} generated records are too few to compare; {LEAST} of each are needed."
+    )
 
 
 def _of_nearest(measures: Mapping[str, Any], figures: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -97,7 +108,8 @@ def _of_classifier(measures: Mapping[str, Any], figures: Mapping[str, Any]) -> l
 def _of_coverage(measures: Mapping[str, Any], figures: Mapping[str, Any]) -> list[dict[str, str]]:
     if "coverage" not in measures:
         return []
-    found, reference = measures["coverage"]["value"], measures["coverage"]["reference"] or 0.97
+    found, reference = measures["coverage"]["value"], measures["coverage"]["reference"]
+    reference = 0.97 if reference is None else reference
     share = found / reference if reference else 1.0
     said = f"{percent(found)} of real records have a generated one near by, {percent(reference)} a training one"
     if share >= 0.9:
