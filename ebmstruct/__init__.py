@@ -33,6 +33,7 @@ _HOMES = {
         "Discrete",
         "Factor",
         "FactorGraph",
+        "FunctionTableFactor",
         "GridFactor",
         "NoiseLevel",
         "Real",
@@ -134,6 +135,7 @@ _HOMES = {
         "GraphNetworkEnergy",
         "GridEnergy",
         "IndependentComponents",
+        "JointClassifier",
         "LabelSetEnergy",
         "LogCoshExpert",
         "MixtureEnergy",
@@ -153,6 +155,7 @@ _HOMES = {
         "GeneralizedHinge",
         "LogLoss",
         "FenchelYoung",
+        "HybridLikelihood",
         "Implicit",
         "Amortisation",
         "InferenceNetwork",
@@ -202,6 +205,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
     from ebmstruct.energies import GridEnergy as GridEnergy
     from ebmstruct.energies import IndependentComponents as IndependentComponents
+    from ebmstruct.energies import JointClassifier as JointClassifier
     from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
     from ebmstruct.energies import LogCoshExpert as LogCoshExpert
     from ebmstruct.energies import MixtureEnergy as MixtureEnergy
@@ -242,6 +246,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import FunctionTableFactor as FunctionTableFactor
     from ebmstruct.graph import GaussianFactor as GaussianFactor
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
@@ -332,6 +337,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import HybridLikelihood as HybridLikelihood
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import LogLoss as LogLoss

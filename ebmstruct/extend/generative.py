@@ -95,6 +95,10 @@ class Generative(Task):
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
 
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
+        return list(records)
+
     def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
         """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
 

@@ -53,8 +53,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Predict for raw text."""
-    text = _input(arguments.input)
     predictor = load(arguments.run, device=arguments.device)
+    text = arguments.input if predictor.task.reads_paths else _input(arguments.input)
     predictions = predictor.predict_text(text, deadline_s=arguments.deadline)
     if not predictions:
         raise DataError(

@@ -62,6 +62,7 @@ def draws(predictor: Predictor, x: Mapping[str, Any], count: int, generator: Gen
                 graph = graph.condition(fixed)
             values, records = task.draw(graph, predictor.schema, solver=predictor.solver, generator=generator)
             energy = graph.energy(values)
+        records = task.with_given(records, xs, predictor.schema)
         if len(records) != len(xs):
             raise PluginError(f"task {task.name} decoded {len(records)} records where {len(xs)} were drawn")
         yield Drawn(records, energy.tolist())

@@ -9,6 +9,9 @@ _HOME_OF = {
     "Components": "ebmstruct_generative.components",
     "PatchTask": "ebmstruct_generative.patches.task",
     "Convolutional": "ebmstruct_generative.convolutional",
+    "ImageSchema": "ebmstruct_generative.images.schema",
+    "Images": "ebmstruct_generative.images.task",
+    "JointClassifier": "ebmstruct_generative.joint_classifier",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
     "Network": "ebmstruct_generative.network",
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from ebmstruct_generative.components import Components as Components
     from ebmstruct_generative.convolutional import Convolutional as Convolutional
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.images.schema import ImageSchema as ImageSchema
+    from ebmstruct_generative.images.task import Images as Images
+    from ebmstruct_generative.joint_classifier import JointClassifier as JointClassifier
     from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.network import Network as Network
     from ebmstruct_generative.patches.task import PatchTask as PatchTask

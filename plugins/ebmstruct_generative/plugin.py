@@ -12,6 +12,7 @@ def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
     return {
         "patches": "ebmstruct_generative.patches.task:PatchTask",
+        "images": "ebmstruct_generative.images.task:Images",
         "sequences": "ebmstruct_generative.sequences.task:Sequences",
     }
 
@@ -21,6 +22,7 @@ def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
         "convolutional": "ebmstruct_generative.convolutional:Convolutional",
+        "joint_classifier": "ebmstruct_generative.joint_classifier:JointClassifier",
         "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
