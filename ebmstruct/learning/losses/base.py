@@ -70,6 +70,8 @@ class Loss(ABC):
     name: ClassVar[str]
     margin: ClassVar[Margin]
     latent: ClassVar[tuple[Latent, ...]] = ()
+    likelihood: ClassVar[bool] = False
+    """Whether exp(-loss) is a likelihood of the target, exact or nearly so, as a posterior of weights needs."""
 
     def __call__(
         self,
