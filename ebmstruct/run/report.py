@@ -47,6 +47,7 @@ class Report:
     """Everything that the page shows.
 
     trace: one mapping an epoch.  sections: the task's own, by split.  data: provenance and numbers of examples.
+    posterior: of a run that has one.
     """
 
     config: RunConfig
@@ -58,6 +59,7 @@ class Report:
     environment: Mapping[str, Any]
     parameters: int
     seconds: float
+    posterior: Sequence[Section] = ()
 
 
 def html(report: Report) -> str:
@@ -67,6 +69,7 @@ def html(report: Report) -> str:
         ("results", "Results", _headline(report)),
         ("training", "Training", _training(report)),
         ("energies", "Energies", _energies(report)),
+        ("posterior", "Posterior of the weights", _sections(report.posterior)),
         ("answers", "How sure the answers are", _answers(report)),
         *((f"split-{e.split}", _split_title(report, e.split), _sections(report.sections.get(e.split, ())))
           for e in _ordered(report.evaluations) if report.sections.get(e.split)),

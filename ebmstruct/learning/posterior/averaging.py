@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.func import functional_call
 
 from ebmstruct.energies import EnergyModel, Inputs
-from ebmstruct.errors import GraphError, SolverRefusal
-from ebmstruct.graph import Assignment, FactorGraph, union
+from ebmstruct.errors import SolverRefusal
+from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.result import Budget
 from ebmstruct.learning.posterior.mean_energies import MeanEnergies
 from ebmstruct.learning.posterior.options import AverageName
@@ -86,7 +85,7 @@ class AveragedModel(EnergyModel):
         begun = time.monotonic()
         sites = sum(block.num_sites for block in first.variables.values())
         most = max(1, min(TOGETHER, SITES // max(1, sites)))
-        used, size = 0, most if open_s is None else 1
+        size = most
         mean.add([first])
         used = 1
         while used < len(self.order):
@@ -99,21 +98,3 @@ class AveragedModel(EnergyModel):
             mean.add([self.of_draw(n, inputs) for n in self.order[used : used + size]])
             used = min(len(self.order), used + size)
         return mean.graph(), {"draws": used, "average": mean.name}
-
-
-def joined(graphs: Sequence[FactorGraph], fixed: Assignment | None) -> list[tuple[FactorGraph, int]]:
-    """The graphs as few batches as can be, each with how many it holds; conditioned on ``fixed``."""
-    if len(graphs) > 1:
-        try:
-            whole = union(graphs)
-        except GraphError:  # draws that differ in what a union must share
-            return [pair for graph in graphs for pair in joined([graph], fixed)]
-        return [(whole if fixed is None else whole.condition(_repeated(fixed, len(graphs))), len(graphs))]
-    return [(graphs[0] if fixed is None else graphs[0].condition(fixed), 1)]
-
-
-def _repeated(fixed: Assignment, times: int) -> Assignment:
-    def over(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {k: v.repeat(times, *[1] * (v.dim() - 1)) for k, v in part.items()}
-
-    return Assignment(over(fixed.values), over(fixed.known), over(fixed.allowed))

@@ -66,7 +66,7 @@ def chosen_pace(
         warmth = max(0.5, 1.0 - 0.5 * size * (1.0 + noise))
     mixing = 1.0 / size
     burn_in = math.ceil(10 * mixing) if o.burn_in is None else o.burn_in
-    thinning = max(1, math.ceil(mixing)) if o.thinning is None else o.thinning
+    thinning = max(1, math.ceil(2 * mixing)) if o.thinning is None else o.thinning
     log.info("posterior: steps of %.3g, gradient noise %.3g, steepest curvature %.3g", size, noise, steep)
     return Pace(size, warmth, burn_in, thinning)
 

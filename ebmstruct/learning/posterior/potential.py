@@ -137,7 +137,9 @@ class Minibatches:
     examples, so their gradients at the centre are computed once, where there is memory for them.
     """
 
-    def __init__(self, potential: Potential, centre: Tensor, size: int, generator: torch.Generator, *, control: bool) -> None:
+    def __init__(
+        self, potential: Potential, centre: Tensor, size: int, generator: torch.Generator, *, control: bool
+    ) -> None:
         self.potential, self.centre, self.generator = potential, centre, generator
         self.batches = potential.cut(size)
         self.whole = potential(centre) if control else None

@@ -57,7 +57,9 @@ class WeightLayout:
     def parts(self, vectors: Tensor) -> dict[str, Tensor]:
         """Name to (..., *shape): the parameters in vectors (..., P)."""
         pieces = vectors.split(self.sizes, -1)
-        return {n: v.unflatten(-1, s) if s else v[..., 0] for n, s, v in zip(self.names, self.shapes, pieces, strict=True)}
+        return {
+            n: v.unflatten(-1, s) if s else v[..., 0] for n, s, v in zip(self.names, self.shapes, pieces, strict=True)
+        }
 
 
 @dataclass(frozen=True, eq=False)
