@@ -35,12 +35,14 @@ from ebmstruct.learning.losses import (
     ValueMatching,
 )
 from ebmstruct.learning.options import TrainingOptions
+from ebmstruct.learning.posterior import AveragedModel, PosteriorOptions, WeightDraws, sample_posterior
 from ebmstruct.learning.precision import resolve_device
 from ebmstruct.learning.tracing import TrainingEvent, TrainingTrace
 from ebmstruct.learning.training import fit
 
 __all__ = [
     "Amortisation",
+    "AveragedModel",
     "BoundedLikelihood",
     "ConcaveConvex",
     "ContrastiveDivergence",
@@ -60,6 +62,7 @@ __all__ = [
     "Perceptron",
     "PersistentContrastiveDivergence",
     "PerturbAndMap",
+    "PosteriorOptions",
     "PseudoLikelihood",
     "RatioMatching",
     "SampledLikelihood",
@@ -75,6 +78,8 @@ __all__ = [
     "TrainingTrace",
     "Unrolled",
     "ValueMatching",
+    "WeightDraws",
     "fit",
     "resolve_device",
+    "sample_posterior",
 ]

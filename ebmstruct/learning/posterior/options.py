@@ -22,8 +22,8 @@ class PosteriorOptions:
     draws: how many are kept of all chains together.  chains: run side by side, from the same weights.
     burn_in, thinning: in steps; none: from the step size.  step_size: in units in which the posterior has about unit
     spread in every direction; none: from curvature and gradient noise.  leapfrog_steps: of a trajectory of ``hmc``.
-    batch_size: examples a step of ``sgld``.  control_variates: its gradients are corrections to the gradient of all
-    examples at the centre.
+    batch_size: examples a step of ``sgld``; none: 32, or as many more as make its gradients quiet.
+    control_variates: its gradients are corrections to the gradient of all examples at the centre.
     prior_spread: standard deviation of the normal prior of every weight, around 0.  temperature: below 1 the posterior is
     narrower than Bayes' rule has it, a cold one.
     preconditioner: the units: ``dense`` from the whole Hessian, ``diagonal`` from the squares of gradients; ``auto``
@@ -41,7 +41,7 @@ class PosteriorOptions:
     thinning: int | None = None
     step_size: float | None = None
     leapfrog_steps: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     control_variates: bool = True
     prior_spread: float = 1.0
     temperature: float = 1.0
@@ -63,7 +63,7 @@ class PosteriorOptions:
                 ("thinning", "at least 1, or left out", self.thinning is None or self.thinning >= 1),
                 ("step_size", "above 0, or left out", self.step_size is None or 0 < self.step_size < math.inf),
                 ("leapfrog_steps", "at least 1, or left out", self.leapfrog_steps is None or self.leapfrog_steps >= 1),
-                ("batch_size", "at least 1", self.batch_size >= 1),
+                ("batch_size", "at least 1, or left out", self.batch_size is None or self.batch_size >= 1),
                 ("prior_spread", "above 0 and finite", 0 < self.prior_spread < math.inf),
                 ("temperature", "above 0 and finite", 0 < self.temperature < math.inf),
                 (

@@ -13,8 +13,10 @@ from torch.func import functional_call
 from ebmstruct.energies import EnergyModel
 from ebmstruct.errors import DataError, LossRefusal
 from ebmstruct.graph import Assignment, Factor
+from ebmstruct.graph.topology import Topology
 from ebmstruct.inference import Solver
 from ebmstruct.learning.losses import Loss
+from ebmstruct.learning.posterior.batches import sharing
 from ebmstruct.learning.posterior.options import PosteriorOptions
 from ebmstruct.learning.posterior.weights import WeightLayout
 
@@ -26,10 +28,15 @@ REMEMBERED = 1 << 25
 
 @dataclass(eq=False)
 class Piece:
-    """Some examples that are looked at together. positions: their numbers.  target, cost: once they are known."""
+    """Some examples that are looked at together. positions: their numbers.
+
+    topology: of its graph, which serves all weights, with all that is derived from it.
+    target, cost: once they are known.
+    """
 
     inputs: Any
     positions: list[int]
+    topology: Topology | None = None
     target: Assignment | None = None
     cost: Sequence[Factor] = ()
 
@@ -84,6 +91,8 @@ class Potential:
                 for (name, part), (dtype, device) in zip(self.layout.parts(weights).items(), self.types, strict=True)
             }
             graph = functional_call(self.model, parts, (piece.inputs,))
+            graph = sharing(graph, piece.topology)
+            piece.topology = graph.topology
             if piece.target is None:
                 piece.target = self.task.encode([self.ys[i] for i in piece.positions], graph, self.schema)
                 piece.cost = self.task.cost(graph, piece.target, self.schema)
@@ -97,10 +106,9 @@ class Potential:
                 done=1.0,
             )
             total = found.value.sum() / self.options.temperature
+            slopes: tuple[Tensor | None, ...] = (None,) * len(parts)
             if total.requires_grad:
                 slopes = torch.autograd.grad(total, list(parts.values()), allow_unused=True)
-            else:
-                slopes = (None,) * len(parts)
         self.gradients += len(piece.positions) / len(self.ys)
         return float(total.detach()), self._flat(slopes)
 

@@ -19,6 +19,7 @@ from ebmstruct.graph import (
     TableFactor,
     Variables,
 )
+from ebmstruct.graph.topology import Topology
 from ebmstruct.inference import Gaussian, Marginals, Query, marginals, minimize
 from ebmstruct.inference.result import Ask
 from ebmstruct.inference.smooth_energy import clamped
@@ -60,6 +61,7 @@ class Projection:
         others = [f for f in first.factors if not isinstance(f, ChainFactor) and not _unary(f)]
         self.chain = chains[0] if chains and not others and len({f.scope for f in chains}) == 1 else None
         self.count = 0
+        self.topologies: dict[int, Topology] = {}
         self.beliefs: dict[str, Tensor] = {}
         self.pairs: Tensor | None = None
         self.means: dict[str, Tensor] = {}
@@ -67,7 +69,7 @@ class Projection:
 
     def add(self, graphs: Sequence[FactorGraph]) -> None:
         """Count the beliefs of more draws. Errors: SolverRefusal where no solver has them."""
-        for graph, times in joined(graphs, self.fixed):
+        for graph, times in joined(graphs, self.fixed, self.topologies):
             if all(isinstance(b.domain, Discrete) for b in graph.variables.values()):
                 self._add_beliefs(marginals(graph, factors=() if self.chain is None else (self.chain.label,)), times)
             else:

@@ -18,7 +18,7 @@ from ebmstruct.inference.result import Budget
 from ebmstruct.inference.sampling.markov import ChainState, MarkovSampler, Trace
 from ebmstruct.learning.losses import Loss
 from ebmstruct.learning.posterior.options import PosteriorOptions
-from ebmstruct.learning.posterior.pace import Pace, chosen_pace
+from ebmstruct.learning.posterior.pace import Pace, chosen_pace, quiet_minibatches, steadied
 from ebmstruct.learning.posterior.potential import Minibatches, Potential, check_likelihood
 from ebmstruct.learning.posterior.units import Gradient, Units, found_centre, found_units
 from ebmstruct.learning.posterior.weights import WeightDraws, WeightLayout
@@ -154,13 +154,17 @@ class _Run:
         o = self.options
         generator = Generator().manual_seed(o.seed + 1)
         look: Gradient = self.potential
+        slowest = 1.0
         if o.name == "sgld":
-            look = Minibatches(self.potential, self.units.centre, o.batch_size, generator, control=o.control_variates)
-        pace = chosen_pace(look, self.potential, self.units, o, generator)
+            look = quiet_minibatches(self.potential, self.units, o, generator)
+            self.units, slowest = steadied(look, self.units, generator)
+        pace = chosen_pace(self.potential, self.units, o, generator, slowest)
         graph = weight_graph(look, self.units)
         rounds = -(-o.draws // o.chains)
         z, facts = self._by_nuts(graph, pace, rounds) if o.name == "nuts" else self._by_steps(graph, pace, rounds)
         facts |= {"burn_in": pace.burn_in, "thinning": pace.thinning}
+        if isinstance(look, Minibatches):
+            facts["batch_size"] = -(-len(self.potential) // len(look))
         return self.units.weights(z.flatten(0, 1)[: o.draws]).float(), facts
 
     def _by_nuts(self, graph: FactorGraph, pace: Pace, rounds: int) -> tuple[Tensor, dict[str, Any]]:
