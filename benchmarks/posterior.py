@@ -172,8 +172,8 @@ def main() -> None:
             worst, means = table.amax(0), table.mean(0)
             print(
                 f"  {name:<22} mean error {means[0]:.3f} (worst seed {worst[0]:.3f}), variance error "
-                f"{100 * means[1]:.1f} % ({100 * worst[1]:.1f} %), effective draws {table[:, 2].min():.0f}, passes {means[3]:.0f}, "
-                f"{means[4]:.1f} CPU s",
+                f"{100 * means[1]:.1f} % ({100 * worst[1]:.1f} %), effective draws {table[:, 2].min():.0f}, "
+                f"passes {means[3]:.0f}, {means[4]:.1f} CPU s",
                 flush=True,
             )
 
