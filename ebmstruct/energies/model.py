@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
@@ -61,6 +61,18 @@ class EnergyModel(nn.Module, ABC):
         The training loop calls it in training mode with the examples that the schema was fitted on.
         """
         return InputList(xs)
+
+    @property
+    def initialises(self) -> bool:
+        """Whether ``initialise`` does anything."""
+        return False
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Choose the first weights by outputs of the training data, before the first step of a training.
+
+        graph, target: of some training examples, as many as thousands; sites may be unknown, as latent ones are.
+        Biases begin at log odds, means at clusters (data-dependent starts; Salimans and Kingma 2016).
+        """
 
     @abstractmethod
     def forward(self, inputs: Any) -> FactorGraph:
@@ -116,6 +128,16 @@ class SumOfEnergies(EnergyModel):
         return _InputsOfParts([m.prepare(xs) for m in self._parts])
 
     @property
+    def initialises(self) -> bool:
+        return any(part.initialises and not part.fixed for part in self._parts)
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Each part that starts from data, and is to be trained, does so by itself."""
+        for part in self._parts:
+            if part.initialises and not part.fixed:
+                part.initialise(graph, target, generator)
+
+    @property
     def _parts(self) -> list[EnergyModel]:
         return cast("list[EnergyModel]", list(self.models))
 
@@ -123,6 +145,7 @@ class SumOfEnergies(EnergyModel):
         variables: dict[str, Variables] = {}
         factors: list[Factor] = []
         guess: dict[str, Tensor] = {}
+        evidence: list[Assignment] = []
         constant: Tensor | None = None
         parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
         for name, weight, model, part in parts:
@@ -133,6 +156,8 @@ class SumOfEnergies(EnergyModel):
                 _same(variables.setdefault(block.name, block), block, name)
             factors += _labelled(name, weight, graph.factors)
             guess = {**(graph.guess or {}), **guess}
+            if graph.evidence is not None:
+                evidence.append(graph.evidence)
             if graph.constant is not None:
                 own = weight * graph.constant
                 constant = own if constant is None else constant + own
@@ -141,6 +166,8 @@ class SumOfEnergies(EnergyModel):
                 f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
             )
         graph = FactorGraph(tuple(variables.values()), factors, constant=constant, guess=guess or None)
+        for fixed in evidence:
+            graph = graph.condition(fixed)
         rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
                  for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
         return graph.add(*rules) if rules else graph

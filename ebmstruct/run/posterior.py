@@ -78,8 +78,10 @@ def _draws(folder: RunFolder, data: bytes, facts: Mapping[str, Any]) -> WeightDr
 
 def trained(predictor: Predictor) -> Predictor:
     """The predictor with the trained weights alone."""
-    model = getattr(predictor.model, "model", predictor.model)
-    return dataclasses.replace(predictor, model=model)
+    from ebmstruct.learning.posterior import AveragedModel
+
+    model = predictor.model
+    return dataclasses.replace(predictor, model=model.model) if isinstance(model, AveragedModel) else predictor
 
 
 def compared(predictor: Predictor, examples: Sequence[Example]) -> dict[str, Any]:

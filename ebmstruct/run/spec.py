@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebmstruct.errors import EbmstructError
 from ebmstruct.extend.components import Components, Option, near_miss, options_of
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Task
 from ebmstruct.run.composition import OWN, taken_options
 from ebmstruct.run.items import Faults, Item, Place, item_of, merged, walk
@@ -140,7 +141,7 @@ class _Checker:
         loss = self._component("loss", loss_item)[1]
         empty = Item({}, self._top.place)
         train = self._plain_section("train", TrainingOptions, laid.get("train", empty))
-        posterior = self._posterior(laid.get("posterior"), loss)
+        posterior = self._posterior(laid.get("posterior"), task, loss)
         evaluation = self._plain_section("eval", EvaluationOptions, laid.get("eval", empty))
         output = self._output(laid.get("output"))
         if self._faults.found:
@@ -276,7 +277,7 @@ class _Checker:
         self._resolved[key] = _filled(options, given)
         return built(cls, given, item, key, self._faults)
 
-    def _posterior(self, item: Item | None, loss: Any) -> Any:
+    def _posterior(self, item: Item | None, task: Any, loss: Any) -> Any:
         """How weights are drawn, where the file asks for it; a loss that is no likelihood is a fault of the section."""
         from ebmstruct.learning.posterior import PosteriorOptions, likelihood_refusal
 
@@ -286,6 +287,9 @@ class _Checker:
             hint = f"; write {{name: {item.text}}}" if isinstance(item.value, str) and item.text else ""
             self._faults.add(item.place, "posterior", f"must be a mapping with a name, not {item.kind}{hint}")
             return None
+        if isinstance(task, Generative):
+            message = f"averages predictions, and {task.name} draws records; leave the section out"
+            self._faults.add(item.place, "posterior", message)
         made = self._plain_section("posterior", PosteriorOptions, item)
         if made is not BAD and loss is not BAD:
             reason = likelihood_refusal(loss, any_loss=made.any_loss)
