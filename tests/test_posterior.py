@@ -152,7 +152,14 @@ def truth() -> tuple[list[Pair], Tensor, Tensor]:
     return pairs, drawn.mean(0), drawn.std(0)
 
 
-@pytest.mark.parametrize("name", ["sgld", "langevin", "underdamped_langevin", "mala", "hmc", "nuts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sgld",
+        "hmc",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("langevin", "underdamped_langevin", "mala", "nuts")),
+    ],
+)
 def test_moments(truth: tuple[list[Pair], Tensor, Tensor], name: SamplerName) -> None:
     """Every sampler finds the means within 0.2 standard deviations and the variances within 30 %, in about a thousand
     steps; longer runs come closer (benchmarks/posterior.md)."""
