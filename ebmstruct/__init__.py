@@ -150,6 +150,10 @@ _HOMES = {
         "graph_network",
     ),
     "ebmstruct.learning": (
+        "AveragedModel",
+        "PosteriorOptions",
+        "WeightDraws",
+        "sample_posterior",
         "ConcaveConvex",
         "EnergyLoss",
         "GeneralizedHinge",
@@ -329,6 +333,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import sample as sample
     from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import AveragedModel as AveragedModel
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
@@ -348,6 +353,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import Perceptron as Perceptron
     from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
     from ebmstruct.learning import PerturbAndMap as PerturbAndMap
+    from ebmstruct.learning import PosteriorOptions as PosteriorOptions
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import RatioMatching as RatioMatching
     from ebmstruct.learning import SampledLikelihood as SampledLikelihood
@@ -361,7 +367,9 @@ if TYPE_CHECKING:
     from ebmstruct.learning import TrainingTrace as TrainingTrace
     from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import ValueMatching as ValueMatching
+    from ebmstruct.learning import WeightDraws as WeightDraws
     from ebmstruct.learning import fit as fit
+    from ebmstruct.learning import sample_posterior as sample_posterior
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load
 
