@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ebmstruct.extend.task import Section, Task
+from ebmstruct.extend.task import Inference, Section, Task
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -28,8 +28,8 @@ class Generative(Task):
     sampler.
 
     Evaluation draws as many records as a split has and calls ``score`` on them: the i-th record drawn has nothing to do
-    with the i-th of the data. ``ebmstruct generate`` does the same with as many as are wanted, and ``ebmstruct predict`` fills in
-    what is missing of a record, by the least energy.
+    with the i-th of the data. ``ebmstruct generate`` draws as many as are wanted; ``ebmstruct predict`` fills in what is
+    missing of a record, by the least energy.
     """
 
     suffix: ClassVar[str] = ".jsonl"
@@ -45,6 +45,14 @@ class Generative(Task):
         """
         return [x] * count
 
+    def inputs_of(self, records: Sequence[Any], schema: Any) -> list[Any]:
+        """The inputs with which records of the data, or records drawn, belong together: what the model takes as given."""
+        return [{}] * len(records)
+
+    def has(self, record: Any, x: Mapping[str, Any], schema: Any) -> bool:
+        """Whether a record of the data is one of those that x describes, so that what is drawn given x compares with it."""
+        return not x
+
     @abstractmethod
     def partial(self, x: Any, schema: Any) -> Any:
         """The record of which only what x gives is known, as ``encode`` takes it."""
@@ -54,6 +62,18 @@ class Generative(Task):
         if not any(xs):
             return None
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
+
+    def infer(
+        self,
+        graph: FactorGraph,
+        schema: Any,
+        *,
+        solver: Solver | None = None,
+        budget: Budget | None = None,
+        detail: bool = False,
+    ) -> Inference:
+        """Complete each record by the least energy; the solver of the task file is a sampler, and is not asked."""
+        return super().infer(graph, schema, solver=None, budget=budget, detail=detail)
 
     def draw(
         self,

@@ -114,7 +114,7 @@ class _Training:
         model.to(self.device)
         model.train()
         self.inputs: Inputs = model.prepare([e.x for e in train])
-        self.ys = [e.y for e in train]
+        self.examples = train  # asked one by one: a long table makes its examples when they are wanted
         self.forward = Forward(model, options.precision, self.device)
         self.full_batch = options.optimizer == "lbfgs"
         self.batch_size = len(train) if self.full_batch else min(options.batch_size, len(train))
@@ -134,7 +134,7 @@ class _Training:
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same when the training is resumed, beside the options."""
-        return {"examples": len(self.ys), "loss": repr(self.loss), "solver": repr(self.solver)}
+        return {"examples": len(self.examples), "loss": repr(self.loss), "solver": repr(self.solver)}
 
     def watch(
         self, traces: Path | None, on_event: Callable[[TrainingEvent], None] | None, closing: contextlib.ExitStack
@@ -179,7 +179,7 @@ class _Training:
         """The steps of an epoch that are still to do."""
         at = self.at
         self.model.train()
-        order = torch.randperm(len(self.ys), generator=_seeded(self.options.seed, at.epoch)).tolist()
+        order = torch.randperm(len(self.examples), generator=_seeded(self.options.seed, at.epoch)).tolist()
         while at.step < self.steps:
             wall, cpu = time.perf_counter(), time.process_time()
             self._set_rate()
@@ -210,7 +210,7 @@ class _Training:
     def _losses(self, positions: Sequence[int], figures: Sums) -> LossValue:
         """The losses of some examples, counted in the figures."""
         graph = self.forward(self.inputs.select(positions))
-        target = self.task.encode([self.ys[i] for i in positions], graph, self.schema)
+        target = self.task.encode([self.examples[i].y for i in positions], graph, self.schema)
         found = self.loss(
             graph,
             target,
@@ -249,11 +249,11 @@ class _Training:
             self.at.loss_state = copy.deepcopy(state)
             self.at.optimizer.zero_grad(set_to_none=True)
             figures = Sums(steps=1)
-            for begin in range(0, len(self.ys), _PIECE):
-                found = self._losses(range(begin, min(begin + _PIECE, len(self.ys))), figures)
-                _backward(found.value.sum() / len(self.ys))
+            for begin in range(0, len(self.examples), _PIECE):
+                found = self._losses(range(begin, min(begin + _PIECE, len(self.examples))), figures)
+                _backward(found.value.sum() / len(self.examples))
             evaluations.append(figures)
-            return figures.loss / len(self.ys) + decay_penalty(self.model, self.options.weight_decay)
+            return figures.loss / len(self.examples) + decay_penalty(self.model, self.options.weight_decay)
 
         self.at.optimizer.step(closure)
         figures = evaluations[-1]

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ebmstruct.errors import PluginError
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Evaluation, Example, Task
+from ebmstruct.run.drawing import WHILE_TRAINING, evaluate_draws
 from ebmstruct.run.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ def evaluate(
     on_progress: called with the number of examples done and of all. The metrics are the task's own, and
     ``inference``: statuses, gaps, mean energies and the seconds that prediction alone took.
     """
+    if isinstance(predictor.task, Generative):
+        return evaluate_draws(predictor, examples, split, on_progress=on_progress)
     energy: list[float] = []
     target: list[float] = []
     gap: list[float] = []
@@ -81,12 +85,17 @@ def scored(predictor: Predictor, examples: Sequence[Example], outputs: Sequence[
     return {"examples": len(examples), **metrics}
 
 
-def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[], dict[str, float]]:
+def dev_scorer(
+    predictor: Predictor, examples: Sequence[Example], on_drawn: Callable[[Sequence[Any]], None] | None = None
+) -> Callable[[], dict[str, float]]:
     """A function that scores the model as it is now on the dev examples; inputs are prepared once.
 
     It gives the task's metrics that are fractions (counts are left out), and the mean energies of correct and
     predicted outputs. What the task tunes on dev is tuned before.
+    on_drawn: told the records drawn, where the task draws records.
     """
+    if isinstance(predictor.task, Generative):
+        return _draw_scorer(predictor, examples, on_drawn)
     prepared = predictor.model.prepare([example.x for example in examples])
 
     def score() -> dict[str, float]:
@@ -115,6 +124,29 @@ def dev_scorer(predictor: Predictor, examples: Sequence[Example]) -> Callable[[]
     return score
 
 
+def _draw_scorer(
+    predictor: Predictor, examples: Sequence[Example], on_drawn: Callable[[Sequence[Any]], None] | None
+) -> Callable[[], dict[str, float]]:
+    """The same for a task that draws records: some are drawn, by one seed, and held against dev."""
+
+    def score() -> dict[str, float]:
+        training = predictor.model.training
+        predictor.model.eval()
+        try:
+            found = evaluate_draws(predictor, examples, "dev", most=WHILE_TRAINING)
+        finally:
+            predictor.model.train(training)
+        if on_drawn is not None:
+            on_drawn(found.outputs)
+        numbers = {k: float(v) for k, v in found.metrics.items() if isinstance(v, float)}
+        numbers[predictor.task.metric] = float(found.metrics[predictor.task.metric])
+        facts = found.metrics["inference"]
+        means = {"energy_correct": facts["mean_energy_real"], "energy_predicted": facts["mean_energy_drawn"]}
+        return numbers | {k: v for k, v in means.items() if v is not None}
+
+    return score
+
+
 def tuned(predictor: Predictor, dev: Sequence[Example]) -> Predictor:
     """The predictor with what its task chooses on dev examples for the model as it is now."""
     schema = predictor.task.tune(predictor.model, predictor.schema, dev, solver=predictor.solver)
@@ -124,6 +156,10 @@ def tuned(predictor: Predictor, dev: Sequence[Example]) -> Predictor:
 def prediction_lines(task: Task, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """What is written of each example: the task's record, the correct output, energies, gap, status."""
     e = evaluation
+    if isinstance(task, Generative):
+        for i, (record, energy) in enumerate(zip(e.outputs, e.energy, strict=True)):
+            yield {"index": i, **task.record({}, record), "energy": energy}
+        return
     rows = zip(e.examples, e.outputs, e.energy, e.target_energy, e.gap, e.status, strict=True)
     for i, (example, output, energy, target, gap, status) in enumerate(rows):
         yield {

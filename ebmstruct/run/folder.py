@@ -28,13 +28,13 @@ CONFIG, SCHEMA, MODEL, MANIFEST = "config.yaml", "schema.json", "model.safetenso
 SCHEMA_TENSORS, CHECKPOINT, METRICS = "schema.safetensors", "checkpoint.safetensors", "metrics.json"
 TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA = "trace.csv", "trace.jsonl", "environment.json", "data.json"
 STEPS, TENSORBOARD = "steps.csv", "tensorboard"
-REPORT, LOG, PREDICTIONS = "report.html", "run.log", "predictions"
+REPORT, LOG, PREDICTIONS, DRAWN, GENERATED = "report.html", "run.log", "predictions", "drawn", "generated"
 LOCK = ".lock"
 _OURS = (
     *(CONFIG, SCHEMA, MODEL, MANIFEST, SCHEMA_TENSORS, METRICS, TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA, REPORT),
-    *(STEPS, LOG, PREDICTIONS, TENSORBOARD, LOCK),
+    *(STEPS, LOG, PREDICTIONS, TENSORBOARD, DRAWN, GENERATED, LOCK),
 )
-_FOLDERS = (PREDICTIONS, TENSORBOARD)
+_FOLDERS = (PREDICTIONS, TENSORBOARD, DRAWN, GENERATED)
 
 
 class RunFolder:
@@ -112,7 +112,8 @@ class RunFolder:
             for name in (MANIFEST, *(n for n in _OURS if n != MANIFEST)):  # the mark of a finished run goes first
                 if name not in (*_FOLDERS, LOCK):
                     (self.path / name).unlink(missing_ok=True)
-            for file in (*self.path.glob("checkpoint*"), *self.path.glob(TENSORBOARD), *self.path.glob(".*.tmp")):
+            made = [p for name in (TENSORBOARD, DRAWN, GENERATED) for p in self.path.glob(name)]
+            for file in (*self.path.glob("checkpoint*"), *made, *self.path.glob(".*.tmp")):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
             for file in (self.path / PREDICTIONS).glob("*.jsonl"):
                 file.unlink()

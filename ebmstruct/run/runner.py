@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ebmstruct import storage
 from ebmstruct.errors import DataError, RunFolderError
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Evaluation, Example, Schema, Section, Table
 from ebmstruct.run import folder as files
 from ebmstruct.run import report
 from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
+from ebmstruct.run.drawing import Strip
 from ebmstruct.run.environment import environment
 from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines, tuned
 from ebmstruct.run.folder import RunFolder
@@ -139,7 +141,8 @@ def _read(config: RunConfig) -> _Data:
     splits: dict[str, Sequence[Example]] = {}
     for split in dict.fromkeys(("train", "dev", *wanted)):
         if split in have:
-            splits[split] = list(config.task.examples(split))
+            found = config.task.examples(split)
+            splits[split] = found if isinstance(found, Sequence) else list(found)  # a long table stays as it is
             logger.info("%s: %d examples", split, len(splits[split]))
             if not splits[split]:
                 raise DataError(f"{config.place('task')}: the split {split!r} holds no example")
@@ -211,6 +214,13 @@ def _train(
     if dev is None:
         logger.warning("there is no dev split: the weights of the last epoch are kept")
     model = predictor.model.to(getattr(config.train, "device", "cpu"))
+    strip = Strip(folder.path)
+    walks = isinstance(config.task, Generative)  # the solver of a task that draws is its sampler, not the loss's
+
+    def on_event(event: TrainingEvent) -> None:
+        strip.epoch = event.epoch
+        tell(Progress("training", event.epoch, event.epochs, event))
+
     trace = fit(
         model,
         config.task,
@@ -218,13 +228,13 @@ def _train(
         data.splits["train"],
         config.loss,
         config.train,
-        solver=None if config.solver is None else config.solver.least_energy(),
-        evaluate=None if dev is None else dev_scorer(predictor, dev),
+        solver=None if config.solver is None or walks else config.solver.least_energy(),
+        evaluate=None if dev is None else dev_scorer(predictor, dev, strip.keep),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
         resume=resume,
         traces=folder.path,
-        on_event=lambda event: tell(Progress("training", event.epoch, event.epochs, event)),
+        on_event=on_event,
     )
     return _written(model, trace, folder)
 
@@ -271,6 +281,9 @@ def _finish(
     folder.write_json(files.METRICS, metrics)
     tell(Progress("writing the report"))
     sections = {e.split: _rendered(config, e, predictor) for e in evaluations}
+    if isinstance(config.task, Generative):
+        first = splits[-1]
+        sections[first] = [*sections[first], *_strip(config.task, folder, predictor.schema)]
     page = report.Report(
         config=config,
         config_text=dumped(config.resolved),
@@ -298,6 +311,15 @@ def _rendered(config: RunConfig, evaluation: Evaluation, predictor: Predictor) -
         logger.warning("%s could not draw its sections for %s: %s", config.task_name, evaluation.split, fault)
         logger.debug("the fault in full", exc_info=True)
         return [Table("Sections that could not be drawn", ["fault"], [[fault]])]
+
+
+def _strip(task: Generative, folder: RunFolder, schema: Schema) -> Sequence[Section]:
+    """The task's sections of what was drawn while it was trained; a fault in them costs no run."""
+    try:
+        return task.strip(Strip(folder.path).read(), schema)
+    except Exception as error:
+        logger.warning("%s could not draw its strip of records: %s: %s", task.name, type(error).__name__, error)
+        return []
 
 
 def _evaluated(predictor: Predictor, examples: Sequence[Example], split: str, tell: OnProgress) -> Evaluation:
