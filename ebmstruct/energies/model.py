@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmstruct.errors import GraphError
-from ebmstruct.graph import Discrete, Factor, FactorGraph, Variables
+from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
 
 
 class Inputs(Protocol):
@@ -21,6 +21,14 @@ class Inputs(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, positions: Sequence[int]) -> Inputs: ...
+
+
+class FirstTargets(Protocol):
+    """Training examples as an energy meets them before its first step: ``len`` of them, and some as a graph and targets."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, positions: Sequence[int]) -> tuple[FactorGraph, Assignment]: ...
 
 
 class InputList(list[Any]):
@@ -58,6 +66,12 @@ class EnergyModel(nn.Module, ABC):
         The training loop calls it in training mode with the examples that the schema was fitted on.
         """
         return InputList(xs)
+
+    def first_weights(self, targets: FirstTargets, generator: torch.Generator) -> None:
+        """Set first weights that depend on the training targets (cluster centres, scales), before the first step.
+
+        Called once, not where a training is resumed, and for weights that were trained elsewhere not at all.
+        """
 
     @abstractmethod
     def forward(self, inputs: Any) -> FactorGraph:
@@ -100,6 +114,12 @@ class SumOfEnergies(EnergyModel):
 
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         return _InputsOfParts([m.prepare(xs) for m in self._parts])
+
+    def first_weights(self, targets: FirstTargets, generator: torch.Generator) -> None:
+        """Those of each part that is not fixed, from the targets of the whole."""
+        for model in self._parts:
+            if not model.fixed:
+                model.first_weights(targets, generator)
 
     @property
     def _parts(self) -> list[EnergyModel]:

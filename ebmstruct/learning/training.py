@@ -131,6 +131,8 @@ class _Training:
         self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
+        elif not self.model.fixed:
+            self.model.first_weights(_FirstTargets(self), _seeded(o.seed))
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same when the training is resumed, beside the options."""
@@ -333,6 +335,23 @@ class _Training:
                 at.trace.best, at.trace.best_epoch = score, epoch
                 if self.options.keep_best:
                     at.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+
+class _FirstTargets:
+    """The training examples as graphs and targets, for first weights that depend on them."""
+
+    def __init__(self, training: _Training) -> None:
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.training.examples)
+
+    def select(self, positions: Sequence[int]) -> tuple[FactorGraph, Assignment]:
+        """The graph of some examples, and their targets."""
+        t = self.training
+        with torch.no_grad():
+            graph = t.forward(t.inputs.select(positions))
+            return graph, t.task.encode([t.examples[i].y for i in positions], graph, t.schema)
 
 
 def _seeded(*parts: int) -> torch.Generator:

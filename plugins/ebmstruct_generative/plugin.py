@@ -10,10 +10,16 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {}
+    return {"table": "ebmstruct_generative.tables.task:TableTask"}
 
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
-    return {}
+    return {"table_mixture": "ebmstruct_generative.tables.mixture:TableMixture"}
+
+
+@hookimpl
+def ebmstruct_solvers() -> Mapping[str, str]:
+    """Solvers of those energies."""
+    return {"clusters": "ebmstruct_generative.tables.clusters:Clusters"}

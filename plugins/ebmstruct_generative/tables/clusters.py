@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct import Assignment, FactorGraph, Solver, TableFactor
-from ebmstruct.inference import Answer, Ask, Budget, Marginals, Query, Result, Samples, Status
+from ebmstruct.inference import Ask, Budget, Marginals, Query, Result, Samples, Status
+from ebmstruct.inference.result import Answer
 from ebmstruct_generative.tables.gaussians import ClusterGaussian, Gaussians
 from ebmstruct_generative.tables.layout import CATEGORY, CLUSTER, NUMBERS
 
@@ -172,7 +173,7 @@ class _View:
             energy = energy + found.values
             best.append(found.indices)
         if self.gaussians is not None:
-            energy = energy + self._distances()
+            energy = energy + self.gaussians.distances(self.x, self.known)
         cluster_allowed = self.graph.allowed(CLUSTER)
         if cluster_allowed is not None:
             energy = energy.masked_fill(~cluster_allowed, torch.inf)
@@ -186,26 +187,6 @@ class _View:
         status = torch.where(least.isfinite(), int(Status.CONVERGED), int(Status.INFEASIBLE))
         none = torch.full_like(least, -torch.inf)
         return Result(Assignment(self.graph.complete(values)), least, none, status, name)
-
-    def _distances(self) -> Tensor:
-        """(B, K) the least energy of the numbers that agree with what is known of them."""
-        assert self.gaussians is not None
-        base = self.gaussians.log_integrals(self.x, torch.zeros_like(self.known))
-        full = self.gaussians.log_integrals(self.x, self.known)
-        return base - full - self._constants()
-
-    def _constants(self) -> Tensor:
-        """(B, K) what the integrals at temperature 1 have beside the least energy."""
-        assert self.gaussians is not None
-        at_means = self.gaussians.mean
-        out = self.log_weights.new_zeros(self.count, len(at_means))
-        from ebmstruct_generative.tables.gaussians import patterns
-
-        base = self.gaussians.log_integrals(at_means[:1], torch.zeros_like(self.known[:1]))[0]
-        for rows, mask in patterns(self.known):
-            each = [self.gaussians.log_integrals(m[None], mask[None])[0, k] for k, m in enumerate(at_means)]
-            out = out.index_copy(0, rows, (base - torch.stack(each)).expand(len(rows), -1))
-        return out
 
     def marginals(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Beliefs of clusters and categories, and means of numbers."""

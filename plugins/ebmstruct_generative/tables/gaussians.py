@@ -106,6 +106,14 @@ class Gaussians:
             out = out.index_copy(0, rows, value)
         return out
 
+    def distances(self, x: Tensor, known: Tensor) -> Tensor:
+        """(B, K) the least |W (x - m)|^2 / 2 over the coordinates that are not known; arguments and cost as above."""
+        out = x.new_zeros(len(x), len(self.mean), dtype=torch.float64)
+        for rows, mask in patterns(known):
+            if bool(mask.any()):
+                out = out.index_copy(0, rows, 0.5 * self.of_known(mask).whitened(x[rows]).square().sum(2))
+        return out
+
     def of_known(self, mask: Tensor) -> Known:
         """What is needed once only the coordinates of a mask (d,) are known."""
         both = mask[:, None] & mask[None, :]

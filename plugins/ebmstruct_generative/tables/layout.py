@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +17,8 @@ from ebmstruct_generative.tables.schema import MISSING_STATE, ColumnSchema, Tabl
 from ebmstruct_generative.tables.table import Table
 
 CLUSTER, CATEGORY, NUMBERS = "cluster", "category", "number"
-"""Blocks of an energy over mixed rows: the latent cluster (one site), one discrete site for each column that has states, and
-one real site for each column of numbers, which holds its normal score."""
+"""Blocks of an energy over mixed rows: the latent cluster (one site), one discrete site for each column that has states,
+and one real site for each column of numbers, which holds its normal score."""
 
 
 def states_and_scores(table: Table, schema: TableSchema) -> tuple[Array, Array]:
@@ -135,10 +136,9 @@ def _vectors(states: Tensor, scores: Tensor, schema: TableSchema, graph: FactorG
     return Assignment({RECORD: value}, {} if bool(sure.all()) else {RECORD: sure.to(value.device)})
 
 
-def decoded(y: Assignment, graph: FactorGraph, schema: TableSchema) -> Table:
-    """The rows that values of a graph mean, one an instance."""
-    count = graph.num_instances
-    if RECORD in graph.variables:
+def decoded(y: Mapping[str, Tensor] | Assignment, count: int, schema: TableSchema) -> Table:
+    """The rows that values of a graph's blocks mean, one for each of ``count`` instances."""
+    if RECORD in y:
         return table_of(*_parts_of_vectors(y[RECORD].detach().cpu().double(), schema), schema)
     c, d = len(schema.discrete), len(schema.numbers)
     states: Any = y[CATEGORY].reshape(count, c).cpu().numpy() if c else np.zeros((count, 0), np.int64)
