@@ -16,7 +16,7 @@ def main() -> int:
     known = sorted(
         p.stem
         for p in Path(__file__).parent.glob("*.py")
-        if p.stem not in ("__init__", "__main__", "timing", "densities", "nuts_peer", "hmc_peer")
+        if p.stem not in ("__init__", "__main__", "timing", "densities", "nuts_peer", "hmc_peer", "tables_peer")
     )
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -33,6 +33,7 @@ _HOMES = {
         "Factor",
         "FactorGraph",
         "GridFactor",
+        "NoiseLevel",
         "Real",
         "ResidualFactor",
         "SegmentFactor",
@@ -40,6 +41,7 @@ _HOMES = {
         "Variables",
         "Cauchy",
         "Continuous",
+        "GaussianFactor",
         "GemanMcClure",
         "Huber",
         "RobustLoss",
@@ -55,6 +57,7 @@ _HOMES = {
     "ebmstruct.inference": (
         "AugmentedLagrangian",
         "MirrorDescent",
+        "AnnealedLangevin",
         "Adam",
         "MixedGibbs",
         "MixedEnumeration",
@@ -76,6 +79,7 @@ _HOMES = {
         "FreeEnergyDescent",
         "GaussNewton",
         "Gaussian",
+        "GaussianMixture",
         "GibbsWithGradients",
         "GraphCut",
         "HMC",
@@ -123,6 +127,7 @@ _HOMES = {
         "BoltzmannMachine",
         "ChainEnergy",
         "ConvolutionalEnergy",
+        "DenoisingEnergy",
         "EnergyModel",
         "GaussianBoltzmannMachine",
         "GraphNetworkEnergy",
@@ -161,6 +166,7 @@ _HOMES = {
         "PseudoLikelihood",
         "RatioMatching",
         "ScoreMatching",
+        "DenoisingScoreMatching",
         "Seal",
         "PersistentContrastiveDivergence",
         "SampledLikelihood",
@@ -187,6 +193,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
     from ebmstruct.energies import ChainEnergy as ChainEnergy
     from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
+    from ebmstruct.energies import DenoisingEnergy as DenoisingEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
@@ -229,9 +236,11 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import GaussianFactor as GaussianFactor
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
     from ebmstruct.graph import Huber as Huber
+    from ebmstruct.graph import NoiseLevel as NoiseLevel
     from ebmstruct.graph import Real as Real
     from ebmstruct.graph import ResidualFactor as ResidualFactor
     from ebmstruct.graph import RobustLoss as RobustLoss
@@ -254,6 +263,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import Alternating as Alternating
     from ebmstruct.inference import AmortisedInference as AmortisedInference
     from ebmstruct.inference import AnnealedImportanceSampling as AnnealedImportanceSampling
+    from ebmstruct.inference import AnnealedLangevin as AnnealedLangevin
     from ebmstruct.inference import Annealing as Annealing
     from ebmstruct.inference import AugmentedLagrangian as AugmentedLagrangian
     from ebmstruct.inference import BeliefPropagation as BeliefPropagation
@@ -267,6 +277,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import ExpectedF1 as ExpectedF1
     from ebmstruct.inference import FreeEnergyDescent as FreeEnergyDescent
     from ebmstruct.inference import Gaussian as Gaussian
+    from ebmstruct.inference import GaussianMixture as GaussianMixture
     from ebmstruct.inference import GaussNewton as GaussNewton
     from ebmstruct.inference import GibbsWithGradients as GibbsWithGradients
     from ebmstruct.inference import GraphCut as GraphCut
@@ -310,6 +321,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
+    from ebmstruct.learning import DenoisingScoreMatching as DenoisingScoreMatching
     from ebmstruct.learning import EnergyLoss as EnergyLoss
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung

@@ -119,6 +119,8 @@ def test_python_blocks_run(path: Path, workplace: Path, namespace: types.ModuleT
         pytest.importorskip("pycantonese", reason="the page reads HKCanCor, which the package pycantonese brings")
     if any("es.graph_network(" in block.text for block in code):
         pytest.importorskip("torch_geometric", reason="the page takes a network of torch_geometric, an extra")
+    if any("ebmstruct_generative" in block.text for block in code):
+        pytest.importorskip("sklearn", reason="the page is of generated records, whose measures need an extra")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for block in code:

@@ -14,6 +14,7 @@ from ebmstruct.run.runner import run
 
 REFUSED = {
     "score_matching": "discrete",
+    "denoising": "noise levels",
     "inference_network": "guess",
     "seal": "guess",
     "amortisation": "guess",

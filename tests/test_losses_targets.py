@@ -16,7 +16,7 @@ from ebmstruct.testing import random_chain
 from ebmstruct.testing.planted import PlantedNetwork, plant
 
 NETWORKS = ("inference_network", "seal", "amortisation")
-NAMES = [name for name in CORE["loss"] if name not in (*NETWORKS, "score_matching")]
+NAMES = [name for name in CORE["loss"] if name not in (*NETWORKS, "score_matching", "denoising")]
 """The losses that take chains of states as they are."""
 
 

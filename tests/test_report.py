@@ -13,7 +13,7 @@ from ebmstruct.extend import Cases, Chart, Table
 from ebmstruct.run.charts import chart, ticks
 from ebmstruct.run.config import parse_config
 from ebmstruct.run.markup import cell_of, number, table_of, text
-from ebmstruct.run.report import _sections
+from ebmstruct.run.page import sections_of
 from ebmstruct.run.runner import run
 
 EVIL = "<script>alert('x')</script>\" onload=\"y & \u202e\x00\ud800"
@@ -88,7 +88,7 @@ def test_hostile_content() -> None:
         Chart(EVIL, {EVIL: [1, 2]}, (), EVIL, EVIL, "histogram", EVIL),
         Cases(EVIL, [{EVIL: EVIL, "t": Table("", [EVIL], [[EVIL]])}], EVIL),
     ]
-    page = _sections(sections)
+    page = sections_of(sections)
     parsed = Balanced(page)
     assert "script" not in parsed.tags and "onload" not in parsed.attributes
     assert "\x00" not in page and "\ud800" not in page and "\u202e" not in page

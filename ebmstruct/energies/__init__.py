@@ -4,6 +4,7 @@ from ebmstruct.energies.amortised import Amortised
 from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
+from ebmstruct.energies.denoising import DenoisingEnergy
 from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
 from ebmstruct.energies.experts import ProductOfExperts, StudentTExpert
 from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
@@ -28,6 +29,7 @@ __all__ = [
     "ChainEnergy",
     "ContextEncoder",
     "ConvolutionalEnergy",
+    "DenoisingEnergy",
     "EncoderStack",
     "EnergyModel",
     "GaussianBoltzmannMachine",

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Protocol, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
@@ -21,14 +21,6 @@ class Inputs(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, positions: Sequence[int]) -> Inputs: ...
-
-
-class FirstTargets(Protocol):
-    """Training examples as an energy meets them before its first step: ``len`` of them, and some as a graph and targets."""
-
-    def __len__(self) -> int: ...
-
-    def select(self, positions: Sequence[int]) -> tuple[FactorGraph, Assignment]: ...
 
 
 class InputList(list[Any]):
@@ -67,10 +59,16 @@ class EnergyModel(nn.Module, ABC):
         """
         return InputList(xs)
 
-    def first_weights(self, targets: FirstTargets, generator: torch.Generator) -> None:
-        """Set first weights that depend on the training targets (cluster centres, scales), before the first step.
+    @property
+    def initialises(self) -> bool:
+        """Whether ``initialise`` does anything."""
+        return False
 
-        Called once, not where a training is resumed, and for weights that were trained elsewhere not at all.
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Choose the first weights by outputs of the training data, before the first step of a training.
+
+        graph, target: of some training examples, as many as thousands; sites may be unknown, as latent ones are.
+        Biases begin at log odds, means at clusters (data-dependent starts; Salimans and Kingma 2016).
         """
 
     @abstractmethod
@@ -115,11 +113,15 @@ class SumOfEnergies(EnergyModel):
     def prepare(self, xs: Sequence[Any]) -> Inputs:
         return _InputsOfParts([m.prepare(xs) for m in self._parts])
 
-    def first_weights(self, targets: FirstTargets, generator: torch.Generator) -> None:
-        """Those of each part that is not fixed, from the targets of the whole."""
-        for model in self._parts:
-            if not model.fixed:
-                model.first_weights(targets, generator)
+    @property
+    def initialises(self) -> bool:
+        return any(part.initialises and not part.fixed for part in self._parts)
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Each part that starts from data, and is to be trained, does so by itself."""
+        for part in self._parts:
+            if part.initialises and not part.fixed:
+                part.initialise(graph, target, generator)
 
     @property
     def _parts(self) -> list[EnergyModel]:
@@ -129,6 +131,7 @@ class SumOfEnergies(EnergyModel):
         variables: dict[str, Variables] = {}
         factors: list[Factor] = []
         guess: dict[str, Tensor] = {}
+        evidence: list[Assignment] = []
         constant: Tensor | None = None
         parts = list(zip(self.names, self.weights, self._parts, inputs.parts, strict=True))
         for name, weight, model, part in parts:
@@ -139,6 +142,8 @@ class SumOfEnergies(EnergyModel):
                 _same(variables.setdefault(block.name, block), block, name)
             factors += _labelled(name, weight, graph.factors)
             guess = {**(graph.guess or {}), **guess}
+            if graph.evidence is not None:
+                evidence.append(graph.evidence)
             if graph.constant is not None:
                 own = weight * graph.constant
                 constant = own if constant is None else constant + own
@@ -147,6 +152,8 @@ class SumOfEnergies(EnergyModel):
                 f"of the energies {', '.join(self.names)} none makes a graph; rules need an energy to add to"
             )
         graph = FactorGraph(tuple(variables.values()), factors, constant=constant, guess=guess or None)
+        for fixed in evidence:
+            graph = graph.condition(fixed)
         rules = [f for name, weight, model, _ in parts if isinstance(model, Additions)
                  for f in _labelled(name, weight, model.factors(graph))]  # fmt: skip
         return graph.add(*rules) if rules else graph

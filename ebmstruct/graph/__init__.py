@@ -7,8 +7,10 @@ from ebmstruct.graph.counts import CountFactor
 from ebmstruct.graph.domains import Discrete, Domain
 from ebmstruct.graph.factor_graph import FactorGraph, union
 from ebmstruct.graph.factors import BlockFactor, Factor
+from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
+from ebmstruct.graph.noise import NoiseLevel, at_noise, noise_block, noise_levels
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.robust import Cauchy, GemanMcClure, Huber, RobustLoss, Tukey
 from ebmstruct.graph.segments import SegmentFactor
@@ -32,9 +34,11 @@ __all__ = [
     "Domain",
     "Factor",
     "FactorGraph",
+    "GaussianFactor",
     "GemanMcClure",
     "GridFactor",
     "Huber",
+    "NoiseLevel",
     "Real",
     "ResidualFactor",
     "RobustLoss",
@@ -43,6 +47,9 @@ __all__ = [
     "Topology",
     "Tukey",
     "Variables",
+    "at_noise",
+    "noise_block",
+    "noise_levels",
     "potts_table",
     "tabulate",
     "union",

@@ -297,6 +297,8 @@ class FactorGraph:
             shape = (-1,) + (1,) * (value.dim() - 1)
             values[name] = torch.where(theirs.reshape(shape), value, values[name])
             known[name] = mine | theirs
+            if bool(known[name].all()):
+                del known[name]  # clamped whole: nobody need give values
         allowed = dict(old.allowed)
         for name, states in new.allowed.items():
             allowed[name] = states & allowed[name] if name in allowed else states

@@ -13,6 +13,7 @@ from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factor_graph import FactorGraph
 from ebmstruct.graph.factors import Factor
+from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.tables import TableFactor
 from ebmstruct.graph.topology import Topology
@@ -24,10 +25,10 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
     for factor in graph.factors:
         domains = [v.domain for v in graph.scope(factor)]
         mixed = any(isinstance(d, Discrete) for d in domains) and not all(isinstance(d, Discrete) for d in domains)
-        if mixed and not isinstance(factor, ResidualFactor):
+        if mixed and not isinstance(factor, ResidualFactor | GaussianFactor):
             return (
                 f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only residuals "
-                "over both become tables"
+                "and Gaussians over both become tables"
             )
     return None
 
@@ -35,7 +36,8 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
 def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
     """The graph over the discrete blocks that is left when every continuous block is clamped to ``continuous``.
 
-    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites; what looks at
+    Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, a Gaussian one over
+    the site that chooses it; what looks at
     continuous sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the
     continuous values and in the factors' own. Evidence about discrete blocks is kept.
     Errors: GraphError where a factor of another kind joins both. Cost: a residual for each state of each row.
@@ -58,6 +60,9 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
         elif not any(n in names for n in factor.scope):
             constant = constant + factor.instance_energies([values[n] for n in factor.scope], scope).double()
         else:
+            if isinstance(factor, GaussianFactor):
+                factors.append(_tabulated(factor, scope, values))
+                continue
             assert isinstance(factor, ResidualFactor)
             factors.append(_table(graph, factor, scope, values))
     evidence = graph.evidence
@@ -96,6 +101,11 @@ def _table(
     energy = ResidualFactor.energies(_at(spread, own), sites, scope)
     names = tuple(factor.scope[i] for i in cells.states)[::-1]
     return TableFactor(names, factor.label, energy, index=cells.index, starts=cells.starts)
+
+
+def _tabulated(factor: GaussianFactor, scope: tuple[Variables, ...], values: Mapping[str, Tensor]) -> TableFactor:
+    anything = torch.zeros(0, dtype=torch.long)
+    return factor.tabulated([values.get(n, anything) for n in factor.scope], scope)
 
 
 def _at(factor: ResidualFactor, index: Tensor) -> ResidualFactor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ebmstruct.graph import CountFactor, FactorGraph
+from ebmstruct.graph import CountFactor, FactorGraph, GaussianFactor
 from ebmstruct.inference import solvers as s
 from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.portfolio import Entry
@@ -79,11 +79,18 @@ def counts_sets(graph: FactorGraph) -> bool:
     return any(isinstance(factor, CountFactor) for factor in graph.factors)
 
 
+def chooses_gaussians(graph: FactorGraph) -> bool:
+    """Whether some factor is a Gaussian that a discrete site chooses."""
+    return any(isinstance(factor, GaussianFactor) for factor in graph.factors)
+
+
 def exact_at_once(graph: FactorGraph, query: Query) -> Solver | None:
-    """The solver of chains, forests, segments or counted sets, where the graph is one: the most frequent case."""
+    """The solver of chains, forests, segments, counted sets or mixtures, where the graph is one: the most frequent case."""
     solvers: list[Solver] = [s.VariableElimination(), s.SemiMarkovElimination()]
     if counts_sets(graph):
         solvers.append(s.Cardinality())
+    if chooses_gaussians(graph):
+        solvers.append(s.GaussianMixture())
     return next((solver for solver in solvers if solver.refuse(graph, query) is None), None)
 
 
@@ -150,6 +157,8 @@ class _Choosing:
             return self.first_of([s.SemiMarkovElimination()])
         if counts_sets(self.graph) and self.takes(s.Cardinality()):
             return self.done(Entry(s.Cardinality()))
+        if chooses_gaussians(self.graph) and self.takes(s.GaussianMixture()):
+            return self.done(Entry(s.GaussianMixture()))
         if query.ask is Ask.MINIMIZE and query.sum_out:
             return self.summed()
         if open_continuous(self.graph):

@@ -29,6 +29,8 @@ __all__ = ["Pair", "Teacher", "TrainingEvent", "TrainingTrace", "fit", "resolve_
 
 log = logging.getLogger(__name__)
 
+STARTING = 10_000
+"""Training examples, at most, by which a model chooses its first weights."""
 _PIECE = 1024
 """Examples whose gradients L-BFGS gathers at a time."""
 
@@ -131,8 +133,17 @@ class _Training:
         self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
-        elif not self.model.fixed:
-            self.model.first_weights(_FirstTargets(self), _seeded(o.seed))
+        elif self.model.initialises:
+            self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Let the model choose its first weights by some of the training data."""
+        generator = _seeded(self.options.seed, -1)
+        some = torch.randperm(len(self.examples), generator=generator)[:STARTING].tolist()
+        graph = self.forward(self.inputs.select(some))
+        target = self.task.encode([self.examples[i].y for i in some], graph, self.schema)
+        self.model.initialise(graph, target, generator)
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same when the training is resumed, beside the options."""
@@ -335,23 +346,6 @@ class _Training:
                 at.trace.best, at.trace.best_epoch = score, epoch
                 if self.options.keep_best:
                     at.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-
-
-class _FirstTargets:
-    """The training examples as graphs and targets, for first weights that depend on them."""
-
-    def __init__(self, training: _Training) -> None:
-        self.training = training
-
-    def __len__(self) -> int:
-        return len(self.training.examples)
-
-    def select(self, positions: Sequence[int]) -> tuple[FactorGraph, Assignment]:
-        """The graph of some examples, and their targets."""
-        t = self.training
-        with torch.no_grad():
-            graph = t.forward(t.inputs.select(positions))
-            return graph, t.task.encode([t.examples[i].y for i in positions], graph, t.schema)
 
 
 def _seeded(*parts: int) -> torch.Generator:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ebmstruct.extend.task import Cases, Chart, Evaluation, Picture, Section, Table
-from ebmstruct.run.charts import chart
+from ebmstruct.extend.task import Chart, Evaluation, Section, Table
 from ebmstruct.run.markup import (
-    MAX_ROWS,
-    cell_of,
     duration,
     facts_list,
     is_number,
@@ -21,13 +18,11 @@ from ebmstruct.run.markup import (
     table_of,
     text,
     upper,
-    widest,
     words,
 )
-from ebmstruct.run.pictures import picture
+from ebmstruct.run.page import figure_of, page, sections_of
 from ebmstruct.run.provenance import data_section, setup_section
 from ebmstruct.run.spec import RunConfig
-from ebmstruct.run.style import CSS
 
 _EQUAL = 1e-4
 """Two energies are shown as equal where they differ by less, relative to 1 or their size."""
@@ -68,26 +63,12 @@ def html(report: Report) -> str:
         ("training", "Training", _training(report)),
         ("energies", "Energies", _energies(report)),
         ("answers", "How sure the answers are", _answers(report)),
-        *((f"split-{e.split}", _split_title(report, e.split), _sections(report.sections.get(e.split, ())))
+        *((f"split-{e.split}", _split_title(report, e.split), sections_of(report.sections.get(e.split, ())))
           for e in _ordered(report.evaluations) if report.sections.get(e.split)),
         ("data", "Data", data_section(report.data)),
         ("setup", "Configuration and environment", setup_section(report.config_text, report.environment)),
     ]  # fmt: skip
-    parts = [part for part in parts if part[2]]
-    links = "".join(f'<a href="#{text(anchor)}">{text(name)}</a>' for anchor, name, _ in parts[1:])
-    body = "".join(
-        f'<section id="{text(anchor)}">{"" if anchor == "results" else f"<h2>{text(name)}</h2>"}{content}</section>'
-        for anchor, name, content in parts
-    )
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{CSS}</style></head><body><main>"
-        f"<header>{_header(report)}<nav>{links}</nav></header>{body}"
-        f"<footer>{_footer(report)}</footer></main></body></html>\n"
-    )
+    return page(title, _header(report), parts, _footer(report))
 
 
 def _header(report: Report) -> str:
@@ -149,7 +130,7 @@ def _training(report: Report) -> str:
     if math.isfinite(seconds):
         said += f"Training took {duration(seconds)}"
         said += f" ({duration(cpu)} of processor time)." if math.isfinite(cpu) else "."
-    shown = "".join(_figure(f) for f in figures)
+    shown = "".join(figure_of(f) for f in figures)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table("", [words(key) for key in columns], [[_whole(row.get(key, "")) for key in columns] for row in rows])
     more = f"<details><summary>Every epoch in numbers</summary>{table_of(table)}</details>"
@@ -187,7 +168,7 @@ def _energies(report: Report) -> str:
             "A model of this kind gives every possible answer an energy, and so a probability. Here answers are chosen by "
             f"{decoded}, which looks at probabilities and at what mistakes cost, so their energies need not be the least."
         )
-    return f'<p>{lead}</p><div class="figures">{"".join(_figure(f) for f in figures)}</div>'
+    return f'<p>{lead}</p><div class="figures">{"".join(figure_of(f) for f in figures)}</div>'
 
 
 def _compared(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -256,46 +237,6 @@ def _answers(report: Report) -> str:
         "possible energy: 0 means that it is proven to be the best under this model."
     )
     return f'<p>{lead}</p><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _sections(sections: Iterable[Section]) -> str:
-    """The task's own sections: small charts and tables side by side, cases below each other."""
-    out: list[str] = []
-    row: list[str] = []
-    for section in sections:
-        if isinstance(section, Cases):
-            if row:
-                out.append(f'<div class="figures">{"".join(row)}</div>')
-                row = []
-            out.append(_cases(section))
-        else:
-            row.append(_figure(section))
-    if row:
-        out.append(f'<div class="figures">{"".join(row)}</div>')
-    return "".join(out)
-
-
-def _figure(section: Table | Chart | Picture) -> str:
-    if isinstance(section, Picture):
-        inner = f'<div class="scroll">{picture(section)}</div>'
-    else:
-        inner = chart(section) if isinstance(section, Chart) else table_of(section)
-    wide = isinstance(section, Table) and (len(section.columns) > 9 or widest(section) > 60)
-    note = f"<figcaption>{text(section.note)}</figcaption>" if section.note else ""
-    return f'<figure class="figure{" wide" if wide else ""}"><h3>{text(section.title)}</h3>{inner}{note}</figure>'
-
-
-def _cases(section: Cases) -> str:
-    cards = []
-    for case in section.cases[:MAX_ROWS]:
-        rows = "".join(
-            f"<dt>{text(key)}</dt><dd>{table_of(value) if isinstance(value, Table) else cell_of(value)}</dd>"
-            for key, value in case.items()
-        )
-        cards.append(f'<article class="case"><dl>{rows}</dl></article>')
-    note = f'<p class="note">{text(section.note)}</p>' if section.note else ""
-    empty = '<p class="empty">There are none.</p>' if not cards else ""
-    return f'<h3>{text(section.title)}</h3>{note}{empty}<div class="cases">{"".join(cards)}</div>'
 
 
 def _footer(report: Report) -> str:

@@ -68,6 +68,10 @@ svg { display: block; width: 100%; height: auto; max-width: 40rem; font-family: 
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 3px; margin-right: .4em; }
 i.s0 { background: var(--s0); } i.s1 { background: var(--s1); } i.s2 { background: var(--s2); }
 i.s3 { background: var(--s3); } i.s4 { background: var(--s4); } i.s5 { background: var(--s5); }
+.headline.small .big { font-size: 2.2rem; } .card .beside { color: var(--soft); font-size: .86rem; margin: .3rem 0 0; }
+.verdicts { list-style: none; margin: 1.2rem 0; padding: 0; max-width: 54rem; }
+.verdicts li { display: grid; grid-template-columns: 3.2rem 1fr; gap: .6rem; padding: .4rem 0;
+  border-bottom: 1px solid var(--faint); }
 .scroll { overflow-x: auto; margin: .3rem 0 0; }
 table { border-collapse: collapse; font-size: .92rem; min-width: 40%; }
 th, td { text-align: left; padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--faint); vertical-align: top; }

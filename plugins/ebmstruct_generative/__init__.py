@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Clusters": "ebmstruct_generative.tables.clusters",
-    "RecordSchema": "ebmstruct_generative.records",
     "Table": "ebmstruct_generative.tables.table",
     "TableMixture": "ebmstruct_generative.tables.mixture",
     "TableSchema": "ebmstruct_generative.tables.schema",
     "TableTask": "ebmstruct_generative.tables.task",
+    "Denoiser": "ebmstruct_generative.denoiser",
+    "Mixture": "ebmstruct_generative.mixture",
+    "Columns": "ebmstruct_generative.quality",
+    "RecordSchema": "ebmstruct_generative.records",
+    "quality_report": "ebmstruct_generative.quality",
 }
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.mixture import Mixture as Mixture
+    from ebmstruct_generative.quality import Columns as Columns
+    from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
     from ebmstruct_generative.tables.clusters import Clusters as Clusters
     from ebmstruct_generative.tables.mixture import TableMixture as TableMixture

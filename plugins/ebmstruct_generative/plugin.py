@@ -16,7 +16,11 @@ def ebmstruct_tasks() -> Mapping[str, str]:
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
-    return {"table_mixture": "ebmstruct_generative.tables.mixture:TableMixture"}
+    return {
+        "denoiser": "ebmstruct_generative.denoiser:Denoiser",
+        "mixture": "ebmstruct_generative.mixture:Mixture",
+        "table_mixture": "ebmstruct_generative.tables.mixture:TableMixture",
+    }
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from ebmstruct.inference.solvers.adam import Adam
 from ebmstruct.inference.solvers.alternating import Alternating
 from ebmstruct.inference.solvers.amortised import AmortisedInference
 from ebmstruct.inference.solvers.annealed_importance_sampling import AnnealedImportanceSampling
+from ebmstruct.inference.solvers.annealed_langevin import AnnealedLangevin
 from ebmstruct.inference.solvers.annealing import Annealing
 from ebmstruct.inference.solvers.augmented_lagrangian import AugmentedLagrangian
 from ebmstruct.inference.solvers.belief_propagation import BeliefPropagation
@@ -19,6 +20,7 @@ from ebmstruct.inference.solvers.expected_f1 import ExpectedF1
 from ebmstruct.inference.solvers.free_energy_descent import FreeEnergyDescent
 from ebmstruct.inference.solvers.gauss_newton import GaussNewton
 from ebmstruct.inference.solvers.gaussian import Gaussian
+from ebmstruct.inference.solvers.gaussian_mixture import GaussianMixture
 from ebmstruct.inference.solvers.gibbs import BlockGibbs
 from ebmstruct.inference.solvers.gibbs_with_gradients import GibbsWithGradients
 from ebmstruct.inference.solvers.graph_cut import GraphCut
@@ -80,12 +82,14 @@ SOLVERS: dict[str, type[Solver]] = {
         Toulbar2,
         CPSAT,
         Gaussian,
+        GaussianMixture,
         LevenbergMarquardt,
         GaussNewton,
         Exhaustive,
         LBFGS,
         Adam,
         MirrorDescent,
+        AnnealedLangevin,
         AugmentedLagrangian,
         ConditionalGaussian,
         MarginalElimination,
@@ -112,6 +116,7 @@ __all__ = [
     "MixedEnumeration",
     "Alternating",
     "AugmentedLagrangian",
+    "AnnealedLangevin",
     "MirrorDescent",
     "CPSAT",
     "ICM",
@@ -134,6 +139,7 @@ __all__ = [
     "FreeEnergyDescent",
     "GaussNewton",
     "Gaussian",
+    "GaussianMixture",
     "GibbsWithGradients",
     "GraphCut",
     "HMC",

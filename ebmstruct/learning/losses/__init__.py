@@ -4,6 +4,7 @@ from ebmstruct.learning.losses.base import Loss, LossValue, Setting
 from ebmstruct.learning.losses.bounded import BoundedLikelihood
 from ebmstruct.learning.losses.concave_convex import ConcaveConvex
 from ebmstruct.learning.losses.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebmstruct.learning.losses.denoising import DenoisingScoreMatching
 from ebmstruct.learning.losses.fenchel_young import FenchelYoung
 from ebmstruct.learning.losses.implicit import Implicit
 from ebmstruct.learning.losses.incorrect_answer import (
@@ -49,6 +50,7 @@ __all__ = [
     "PseudoLikelihood",
     "RatioMatching",
     "SampledLikelihood",
+    "DenoisingScoreMatching",
     "ScoreMatching",
     "Seal",
     "Setting",

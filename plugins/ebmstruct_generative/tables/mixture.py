@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ebmstruct import ConfigError, Discrete, EnergyModel, FactorGraph, Real, TableFactor, Variables
-from ebmstruct.energies.model import FirstTargets
+from ebmstruct import Assignment, ConfigError, Discrete, EnergyModel, FactorGraph, Real, TableFactor, Variables
 from ebmstruct_generative.tables.expectation import Mixture, Observed, maximised
 from ebmstruct_generative.tables.gaussians import ClusterGaussian
 from ebmstruct_generative.tables.layout import CATEGORY, CLUSTER, NUMBERS
@@ -23,8 +22,6 @@ MOST_CLUSTERS = 64
 """... and the most that are then taken."""
 MOST_PARAMETERS = 20_000_000
 """Entries of all tables of categories together that are allowed."""
-TOGETHER = 8192
-"""Rows that are encoded at a time for the first weights."""
 
 
 class TableMixture(EnergyModel):
@@ -36,18 +33,16 @@ class TableMixture(EnergyModel):
     given it. What is missing is summed out exactly. Solver: ``generative.clusters``.
 
     clusters: K; left out, one for each 100 rows, from 1 to 64.
-    passes: of expectation maximisation over at most ``first_rows`` rows, which give the first weights (0: none); training
+    passes: of expectation maximisation on rows of the training data, which give the first weights (0: none); training
     goes on from there over all rows.
     Cost: K (d^2 + c) a row. Source: McLachlan and Peel 2000; the location model of Olkin and Tate 1961 within clusters.
     """
 
-    def __init__(
-        self, schema: TableSchema, *, clusters: int | None = None, passes: int = 80, first_rows: int = 50_000
-    ) -> None:
+    def __init__(self, schema: TableSchema, *, clusters: int | None = None, passes: int = 80) -> None:
         super().__init__()
-        if (clusters is not None and clusters < 1) or passes < 0 or first_rows < 1:
-            raise ConfigError([f"clusters {clusters}, passes {passes}, first_rows {first_rows}: at least 1, 0 and 1"])
-        self.schema, self.passes, self.first_rows = schema, passes, first_rows
+        if (clusters is not None and clusters < 1) or passes < 0:
+            raise ConfigError([f"clusters {clusters}, passes {passes}: at least 1 and 0 are needed"])
+        self.schema, self.passes = schema, passes
         count = min(max(schema.rows // ROWS_A_CLUSTER, 1), MOST_CLUSTERS) if clusters is None else clusters
         if clusters is None and sum(schema.widths) * count > MOST_PARAMETERS:
             count = max(1, MOST_PARAMETERS // sum(schema.widths))
@@ -64,22 +59,18 @@ class TableMixture(EnergyModel):
         """(K, d, d) W, lower triangular with a positive diagonal."""
         return self.lower.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
-    def first_weights(self, targets: FirstTargets, generator: Generator) -> None:
-        """Weights of high likelihood by expectation maximisation, see ``maximised``."""
-        if not self.passes:
-            return
-        count = len(targets)
-        chosen = torch.randperm(count, generator=generator)[: self.first_rows].sort().values
-        parts = [self._rows(targets, part.tolist()) for part in chosen.split(TOGETHER)]
-        states, scores, known = (torch.cat([getattr(p, n) for p in parts]) for n in ("states", "scores", "known"))
-        rows = Observed(states, scores, known, self.schema.widths)
-        found = maximised(rows, len(self.logit), self.schema.blur.double(), self.passes, generator)
-        self._take(found)
+    @property
+    def initialises(self) -> bool:
+        return self.passes > 0
+
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Weights of high likelihood by expectation maximisation on examples of the training data, see ``maximised``."""
+        rows = self._rows(graph, target)
+        self._take(maximised(rows, len(self.logit), self.schema.blur.double(), self.passes, generator))
         log.info("first weights: %d clusters, by expectation maximisation over %d rows", len(self.logit), len(rows))
 
-    def _rows(self, targets: FirstTargets, positions: list[int]) -> Observed:
-        _, target = targets.select(positions)
-        count = len(positions)
+    def _rows(self, graph: FactorGraph, target: Assignment) -> Observed:
+        count = graph.num_instances
         c, d = len(self.schema.discrete), len(self.schema.numbers)
         states = torch.zeros(count, c, dtype=torch.long)
         scores, known = torch.zeros(count, d, dtype=torch.float64), torch.ones(count, d, dtype=torch.bool)
