@@ -64,8 +64,8 @@ class Generative(Task):
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
 
     def answering(self, solver: Solver | None) -> Solver | None:
-        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it to
-        the engine. A sampler that answers those questions too is returned as it is.
+        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it
+        to the engine. A sampler that answers those questions too is returned as it is.
         """
         return None
 
