@@ -117,29 +117,36 @@ def _without_missing(schema: TableSchema) -> Tensor:
 
 
 def _vectors(states: Tensor, scores: Tensor, schema: TableSchema, graph: FactorGraph) -> Assignment:
-    """Vectors: the d scores, 0 where unknown, then 1 and -1 for the states of each site, 0 where the state is unknown.
+    """Vectors: the d scores, then 1 and -1 for the states of each site.
 
-    A row of which anything is unknown that is not missing is not known as a whole.
+    A score is 0, the mean, where a column's own state says that it is no ordinary number; else what is unknown is unknown:
+    by coordinate, or the whole row, as the block has its sites.
     """
-    parts = [scores.nan_to_num(0.0)]
-    sure = torch.ones(len(states), dtype=torch.bool)
+    known = ~scores.isnan()
+    for place, column in enumerate(schema.numbers):
+        if column.states:
+            known[:, place] |= states[:, schema.discrete.index(column)] > 0
+    parts, masks = [scores.nan_to_num(0.0)], [known]
     for site, width in enumerate(schema.widths):
         mine = states[:, site]
         signs = 2.0 * torch.nn.functional.one_hot(mine.clamp(min=0), width).double() - 1.0
         parts.append(torch.where((mine >= 0)[:, None], signs, 0.0))
-        sure &= mine >= 0
-    plain = {c.name for c in schema.numbers} - {c.name for c in schema.discrete}
-    for place, column in enumerate(schema.numbers):
-        if column.name in plain:
-            sure &= ~scores[:, place].isnan()
-    value = torch.cat(parts, 1).float().to(graph.variables[RECORD].offsets.device)
-    return Assignment({RECORD: value}, {} if bool(sure.all()) else {RECORD: sure.to(value.device)})
+        masks.append((mine >= 0)[:, None].expand(-1, width))
+    block = graph.variables[RECORD]
+    value, sure = torch.cat(parts, 1).float().to(block.offsets.device), torch.cat(masks, 1).to(block.offsets.device)
+    if block.num_sites == graph.num_instances:
+        sure = sure.all(1)
+    else:
+        value, sure = value.reshape(-1, 1), sure.reshape(-1)
+    return Assignment({RECORD: value}, {} if bool(sure.all()) else {RECORD: sure})
 
 
 def decoded(y: Mapping[str, Tensor] | Assignment, count: int, schema: TableSchema) -> Table:
     """The rows that values of a graph's blocks mean, one for each of ``count`` instances."""
     if RECORD in y:
-        return table_of(*_parts_of_vectors(y[RECORD].detach().cpu().double(), schema), schema)
+        return table_of(
+            *_parts_of_vectors(y[RECORD].detach().cpu().double().reshape(count, schema.dim), schema), schema
+        )
     c, d = len(schema.discrete), len(schema.numbers)
     states: Any = y[CATEGORY].reshape(count, c).cpu().numpy() if c else np.zeros((count, 0), np.int64)
     scores: Any = y[NUMBERS].reshape(count, d).cpu().double().numpy() if d else np.zeros((count, 0))

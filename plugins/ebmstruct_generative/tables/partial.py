@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Generator
 
 from ebmstruct.errors import DataError
 from ebmstruct_generative.tables.columns import CATEGORICAL, INTEGER, Column
@@ -75,6 +77,13 @@ def table_of_cells(x: Mapping[str, Any], schema: TableSchema) -> Table:
         cell = missing if value is None else cell_of(value, own)
         columns.append(Column(own.name, own.kind, np.array([cell], dtype=dtype), own.texts, own.form))
     return Table(tuple(columns), schema.delimiter, open=True, name="given")
+
+
+def class_draws(schema: TableSchema, count: int, generator: Generator) -> list[str]:
+    """``count`` classes by their shares in the training data."""
+    column = schema.column(schema.class_part)
+    shares = torch.tensor([column.counts[column.place[c]] for c in schema.classes], dtype=torch.float64)
+    return [schema.classes[i] for i in torch.multinomial(shares, count, replacement=True, generator=generator).tolist()]
 
 
 def holds(record: Mapping[str, Any], x: Mapping[str, Any], schema: TableSchema) -> bool:

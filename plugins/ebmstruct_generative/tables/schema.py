@@ -195,7 +195,8 @@ def _built(
         return torch.from_numpy(np.concatenate([np.zeros(0), *(getattr(q, name) for q in quantiles)]))
 
     wide = len(quantiles) + sum(len(c["states"]) for c in columns)
-    classes = next((tuple(c["states"]) for c in columns if c["name"] == class_part), ())
+    states: list[str] = next((c["states"] for c in columns if c["name"] == class_part), [])
+    classes = tuple(state for state in states if state != MISSING_STATE)
     return TableSchema(
         (wide,),
         classes,

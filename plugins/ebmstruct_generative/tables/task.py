@@ -20,7 +20,7 @@ from ebmstruct_generative.tables.drawing import completed, obeying
 from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.layout import decoded, encoded
 from ebmstruct_generative.tables.made import MADE
-from ebmstruct_generative.tables.partial import holds, parsed, table_of_cells
+from ebmstruct_generative.tables.partial import class_draws, holds, parsed, table_of_cells
 from ebmstruct_generative.tables.reading import ReadOptions, near_miss, read_table, read_text
 from ebmstruct_generative.tables.rendering import sections
 from ebmstruct_generative.tables.rules import Rule, told
@@ -168,6 +168,18 @@ class TableTask(Generative):
     def given(self, texts: Sequence[str], schema: Any) -> Mapping[str, Any]:
         """Column to value, from texts COLUMN=VALUE."""
         return parsed(texts, schema)
+
+    def inputs(self, x: Mapping[str, Any], count: int, schema: Any, generator: Generator) -> list[Any]:
+        """What is given; and a class of each row by its share in training, for energies that take one as given."""
+        if not schema.classes or schema.class_part in x:
+            return [x] * count
+        return [{**x, schema.class_part: name} for name in class_draws(schema, count, generator)]
+
+    def inputs_of(self, records: Sequence[Any], schema: Any) -> list[Any]:
+        if not schema.classes:
+            return [{}] * len(records)
+        found = [r[schema.class_part] for r in records]
+        return [{} if c not in schema.classes else {schema.class_part: c} for c in found]
 
     def partial(self, x: Any, schema: Any) -> Row:
         return Row(table_of_cells(x, schema), 0)
