@@ -64,6 +64,12 @@ class Generative(Task):
             return None
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
 
+    def answering(self, solver: Solver | None) -> Solver | None:
+        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it
+        to the engine. A sampler that answers those questions too is returned as it is.
+        """
+        return None
+
     def infer(
         self,
         graph: FactorGraph,
@@ -73,8 +79,8 @@ class Generative(Task):
         budget: Budget | None = None,
         detail: bool = False,
     ) -> Inference:
-        """Complete each record by the least energy; the solver of the task file is a sampler, and is not asked."""
-        return super().infer(graph, schema, solver=None, budget=budget, detail=detail)
+        """Complete each record by the least energy; what is asked is ``answering``."""
+        return super().infer(graph, schema, solver=self.answering(solver), budget=budget, detail=detail)
 
     def draw(
         self,

@@ -144,6 +144,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
     from ebmstruct.inference import minimize
 
     task, found = generative(predictor), []
+    solver = task.answering(predictor.solver)
     for begin in range(0, len(records), TOGETHER):
         part = records[begin : begin + TOGETHER]
         with torch.no_grad():
@@ -151,7 +152,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
             target = task.encode(part, graph, predictor.schema)
             clamped = graph.condition(target)
             whole = target.complete(tuple(n for n in graph.topology.names if not _fixed(graph, n)))
-            energy: Tensor = clamped.energy(target) if whole else minimize(clamped).energy
+            energy: Tensor = clamped.energy(target) if whole else minimize(clamped, solver).energy
         found += energy.tolist()
     return found
 

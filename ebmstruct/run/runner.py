@@ -220,7 +220,9 @@ def _train(
         logger.warning("there is no dev split: the weights of the last epoch are kept")
     model = predictor.model.to(getattr(config.train, "device", "cpu"))
     strip = Strip(folder.path)
-    walks = isinstance(config.task, Generative)  # the solver of a task that draws is its sampler, not the loss's
+    solver = None if config.solver is None else config.solver.least_energy()
+    if isinstance(config.task, Generative):  # the solver of a task that draws is its sampler
+        solver = config.task.answering(config.solver)
 
     def on_event(event: TrainingEvent) -> None:
         strip.epoch = event.epoch
@@ -233,7 +235,7 @@ def _train(
         data.splits["train"],
         config.loss,
         config.train,
-        solver=None if config.solver is None or walks else config.solver.least_energy(),
+        solver=solver,
         evaluate=None if dev is None else dev_scorer(predictor, dev, strip.keep),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,

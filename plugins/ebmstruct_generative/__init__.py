@@ -12,6 +12,11 @@ _HOME_OF = {
     "ImageSchema": "ebmstruct_generative.images.schema",
     "Images": "ebmstruct_generative.images.task",
     "JointClassifier": "ebmstruct_generative.joint_classifier",
+    "Clusters": "ebmstruct_generative.tables.clusters",
+    "Table": "ebmstruct_generative.tables.table",
+    "TableMixture": "ebmstruct_generative.tables.mixture",
+    "TableSchema": "ebmstruct_generative.tables.schema",
+    "TableTask": "ebmstruct_generative.tables.task",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
     "Network": "ebmstruct_generative.network",
@@ -35,6 +40,11 @@ if TYPE_CHECKING:
     from ebmstruct_generative.quality import Columns as Columns
     from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
+    from ebmstruct_generative.tables.clusters import Clusters as Clusters
+    from ebmstruct_generative.tables.mixture import TableMixture as TableMixture
+    from ebmstruct_generative.tables.schema import TableSchema as TableSchema
+    from ebmstruct_generative.tables.table import Table as Table
+    from ebmstruct_generative.tables.task import TableTask as TableTask
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from ebmstruct.extend import hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
     return {
+        "table": "ebmstruct_generative.tables.task:TableTask",
         "patches": "ebmstruct_generative.patches.task:PatchTask",
         "images": "ebmstruct_generative.images.task:Images",
         "sequences": "ebmstruct_generative.sequences.task:Sequences",
@@ -28,4 +29,11 @@ def ebmstruct_energies() -> Mapping[str, str]:
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
         "network": "ebmstruct_generative.network:Network",
+        "table_mixture": "ebmstruct_generative.tables.mixture:TableMixture",
     }
+
+
+@hookimpl
+def ebmstruct_solvers() -> Mapping[str, str]:
+    """Solvers of those energies."""
+    return {"clusters": "ebmstruct_generative.tables.clusters:Clusters"}
