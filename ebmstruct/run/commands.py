@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write_json(summary.metrics)
     elif not getattr(arguments, "quiet", False):
         for split, metrics in summary.metrics["splits"].items():
-            _write(_scores(split, metrics))
+            _write(scores(split, metrics))
         _write(f"report: {summary.report}")
 
 
@@ -48,7 +48,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             predictions=Path(arguments.output) if arguments.output else None,
             on_progress=shown,
         )
-    _write_json(plain(found.metrics)) if arguments.json else _write(_scores(found.split, found.metrics))
+    _write_json(plain(found.metrics)) if arguments.json else _write(scores(found.split, found.metrics))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -152,7 +152,8 @@ def _prediction_text(task: Any, prediction: Any) -> str:
     )
 
 
-def _scores(split: str, metrics: Any) -> str:
+def scores(split: str, metrics: Any) -> str:
+    """The numbers among metrics in a line."""
     numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "examples"}
     shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
     return f"{split} ({metrics.get('examples', '?')} examples): {shown}"

@@ -10,13 +10,16 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {}
+    return {
+        "sequences": "ebmstruct_generative.sequences.task:Sequences",
+    }
 
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
+        "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
     }
