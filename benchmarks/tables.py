@@ -189,11 +189,10 @@ def commands(split: Split, work: Path, seed: int, count: int, options: argparse.
     if options.ours:
         return [[part.format(**places) for part in shlex.split(options.ours)]]
     ours, run = [sys.executable, "-m", "ebmstruct"], str(work / f"run{seed}")
-    setting = f"task.data={places['train']}"
-    return [
-        [*ours, "run", options.task, "--set", setting, "--set", f"train.seed={seed}", "--output", run, "--quiet"],
-        [*ours, "generate", run, "--num", str(count), "--seed", str(seed), "-o", str(places["synthetic"])],
-    ]
+    settings = [f"task.data={places['train']}", "task.rules=[]", f"task.target={split.target}", f"train.seed={seed}"]
+    given = [part for one in settings for part in ("--set", one)]
+    drawn = ["--num", str(count), "--seed", str(seed), "-o", str(places["synthetic"]), "--no-quality", "--quiet"]
+    return [[*ours, "run", options.task, *given, "--output", run, "--quiet"], [*ours, "generate", run, *drawn]]
 
 
 def score(split: Split, work: Path, peers: str | None) -> dict[str, float]:

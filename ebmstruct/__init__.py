@@ -26,6 +26,7 @@ _HOMES = {
     ),
     "ebmstruct.graph": (
         "Assignment",
+        "BilinearFactor",
         "BlockFactor",
         "ChainFactor",
         "CountFactor",
@@ -228,6 +229,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import SO2 as SO2
     from ebmstruct.graph import SO3 as SO3
     from ebmstruct.graph import Assignment as Assignment
+    from ebmstruct.graph import BilinearFactor as BilinearFactor
     from ebmstruct.graph import BlockFactor as BlockFactor
     from ebmstruct.graph import Cauchy as Cauchy
     from ebmstruct.graph import ChainFactor as ChainFactor

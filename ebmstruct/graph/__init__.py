@@ -1,6 +1,7 @@
 """What is asked: variables, factors, and the factor graph that adds them up."""
 
 from ebmstruct.graph.assignment import Assignment
+from ebmstruct.graph.bilinear import BilinearFactor
 from ebmstruct.graph.chains import ChainFactor
 from ebmstruct.graph.continuous import Continuous, Real
 from ebmstruct.graph.counts import CountFactor
@@ -25,6 +26,7 @@ __all__ = [
     "SO2",
     "SO3",
     "Assignment",
+    "BilinearFactor",
     "BlockFactor",
     "Cauchy",
     "ChainFactor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ebmstruct.errors import LossRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import Langevin
+from ebmstruct.inference.sampling.layers import layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
 from ebmstruct.learning.losses.chains import (
@@ -23,6 +25,7 @@ from ebmstruct.learning.losses.chains import (
     copied,
     energies_of_both,
     finite_mean,
+    summed_blocks,
     walk_refusal,
     walked,
 )
@@ -50,7 +53,9 @@ class ChainLoss(Loss):
     """
 
     margin: ClassVar[Margin] = "none"
-    latent: ClassVar[tuple[Latent, ...]] = ("sampled",)
+    latent: ClassVar[tuple[Latent, ...]] = ("summed", "sampled")
+    begins_at_target: ClassVar[bool] = True
+    """Whether chains begin at the target's completions."""
 
     steps: int = 1
     chains: int = 1
@@ -80,6 +85,8 @@ class ChainLoss(Loss):
         return bool(self.sampler_gradient or self.entropy)
 
     def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
+        if layers_of(graph) is not None and self.sampler in ("auto", "gibbs") and not self.terms:
+            return None
         walk = self._walk(None)
         reason = walk_refusal(graph, walk)
         if reason is None and not target.complete(graph.topology.names):
@@ -95,14 +102,12 @@ class ChainLoss(Loss):
         return terms_refusal(graph)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
-        positive = completions(
-            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
-            generator=setting.generator,
-        )  # fmt: skip
-        start, kept = self._start(graph, copied(positive, self.chains), setting)
+        summed = summed_blocks(graph, target)
+        positive = self._positive(graph, target, summed, setting)
+        start, kept = self._start(graph, positive, setting)
         negative, further = self._negatives(graph, start, setting)
         state = self._remembered(graph, kept, negative, setting)
-        correct, incorrect = energies_of_both(graph, positive, negative)
+        correct, incorrect = energies_of_both(graph, positive, negative, summed, self.temperature)
         above, below = finite_mean(correct), finite_mean(incorrect)
         value = torch.where(torch.isposinf(above), torch.inf, above - below) / self.temperature
         if self.energy_decay:
@@ -111,6 +116,17 @@ class ChainLoss(Loss):
         if further is not None:
             value = value + further
         return compared(above, below, value, state)
+
+    def _positive(self, graph: FactorGraph, target: Assignment, summed: Sequence[str], setting: Setting) -> Values:
+        """The target's completions, (1, n, ...) or (C, n, ...); without blocks to sum out where nobody asks for them."""
+        if summed and not self.begins_at_target:
+            rest = {n: target[n][None] for n in graph.variables if n not in summed and n in target}
+            if len(rest) + len(summed) == len(graph.variables) and not target.known and not target.allowed:
+                return rest
+        return completions(
+            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
+            generator=setting.generator,
+        )  # fmt: skip
 
     @abstractmethod
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
@@ -176,7 +192,7 @@ class ContrastiveDivergence(ChainLoss):
     name: ClassVar[str] = "contrastive_divergence"
 
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
-        return positive, None
+        return copied(positive, self.chains), None
 
 
 @dataclass(frozen=True)
@@ -195,6 +211,7 @@ class PersistentContrastiveDivergence(ChainLoss):
     """
 
     name: ClassVar[str] = "persistent_contrastive_divergence"
+    begins_at_target: ClassVar[bool] = False
 
     buffer: Layout = "auto"
     size: int = 10000
