@@ -4,9 +4,10 @@ from ebmstruct.energies.amortised import Amortised
 from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
+from ebmstruct.energies.deep_boltzmann import DeepBoltzmannMachine
 from ebmstruct.energies.denoising import DenoisingEnergy
 from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
-from ebmstruct.energies.experts import ProductOfExperts, StudentTExpert
+from ebmstruct.energies.experts import ProductOfExperts, StudentTExpert, UniGaussExpert
 from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
 from ebmstruct.energies.grid import GridEnergy
 from ebmstruct.energies.inputs import LinkedSites, NodeGraph, Rows, Sites
@@ -29,6 +30,7 @@ __all__ = [
     "ChainEnergy",
     "ContextEncoder",
     "ConvolutionalEnergy",
+    "DeepBoltzmannMachine",
     "DenoisingEnergy",
     "EncoderStack",
     "EnergyModel",
@@ -54,6 +56,7 @@ __all__ = [
     "SumOfEnergies",
     "Transitions",
     "TreeEnergy",
+    "UniGaussExpert",
     "WindowEncoder",
     "graph_network",
 ]

@@ -6,6 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Boltzmann": "ebmstruct_generative.boltzmann",
+    "DeepBoltzmann": "ebmstruct_generative.boltzmann",
+    "Experts": "ebmstruct_generative.experts",
+    "GaussianBoltzmann": "ebmstruct_generative.boltzmann",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
     "Columns": "ebmstruct_generative.quality",
@@ -16,7 +20,11 @@ _HOME_OF = {
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.boltzmann import Boltzmann as Boltzmann
+    from ebmstruct_generative.boltzmann import DeepBoltzmann as DeepBoltzmann
+    from ebmstruct_generative.boltzmann import GaussianBoltzmann as GaussianBoltzmann
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.experts import Experts as Experts
     from ebmstruct_generative.mixture import Mixture as Mixture
     from ebmstruct_generative.quality import Columns as Columns
     from ebmstruct_generative.quality import quality_report as quality_report

@@ -22,4 +22,8 @@ def ebmstruct_energies() -> Mapping[str, str]:
         "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
+        "boltzmann": "ebmstruct_generative.boltzmann:Boltzmann",
+        "gaussian_boltzmann": "ebmstruct_generative.boltzmann:GaussianBoltzmann",
+        "deep_boltzmann": "ebmstruct_generative.boltzmann:DeepBoltzmann",
+        "product_of_experts": "ebmstruct_generative.experts:Experts",
     }
