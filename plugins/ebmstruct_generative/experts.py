@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ebmstruct import ProductOfExperts, StudentTExpert, UniGaussExpert
@@ -41,7 +42,7 @@ class Experts(ProductOfExperts):
     def filters(self) -> Tensor:
         """(count, d): the direction of each expert; of networks the first weights of all."""
         weights = [getattr(e.expert, "weight") for e in self.experts]  # noqa: B009 - modules of three kinds
-        out: Tensor = weights[0].detach() if len(weights) == 1 else nn.utils.parameters_to_vector(weights).detach()
+        out: Tensor = torch.cat(weights).detach()
         return out.reshape(-1, self.dim)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, LossRefusal
-from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
+from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real
 from ebmstruct.graph.continuous import scattered
 from ebmstruct.inference import (
     HMC,
@@ -56,13 +56,25 @@ class Walk:
     sampler: by name, or ``auto``: Gibbs sweeps for tables, Gibbs with gradients for other discrete energies, Langevin
     steps for continuous blocks, Gibbs and Hamiltonian moves in turns where a graph has both.
     step_size, noise_scale: of the samplers of continuous blocks, where they have them.
+    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``).
     named: a sampler that somebody gave as an object; it is taken wherever it does not refuse the graph.
     """
 
     sampler: SamplerName = "auto"
     step_size: float = 0.01
     noise_scale: float | None = None
+    clip_gradient: float | None = None
+    clip_step: float | None = None
+    clip_sample: float | None = None
+    restart_every: int | None = None
+    restart_scale: float = 1.0
     named: Solver | None = None
+
+    @property
+    def of_langevin(self) -> tuple[str, ...]:
+        """The options in use that only Langevin steps have."""
+        own = ("clip_gradient", "clip_step", "clip_sample", "restart_every")
+        return tuple(name for name in own if getattr(self, name) is not None)
 
     def sampler_of(self, graph: FactorGraph) -> MarkovSampler | str:
         """The sampler of a graph's open sites, or why there is none."""
@@ -70,6 +82,8 @@ class Walk:
         if isinstance(self.named, MarkovSampler) and self.named.refuse(graph, query) is None:
             return self.named
         made = self._made(graph)
+        if self.of_langevin and not isinstance(made, Langevin):
+            return f"{' and '.join(self.of_langevin)}: an option of Langevin steps, and the sampler is {made.name}"
         reason = made.refuse(graph, query)
         return made if reason is None else f"the sampler {made.name} does not take the graph: {reason}"
 
@@ -77,7 +91,10 @@ class Walk:
         size = self.step_size
         name = self.sampler if self.sampler != "auto" else self._fitting(graph)
         if name == "langevin":
-            return Langevin(step_size=size, noise_scale=self.noise_scale)
+            return Langevin(
+                step_size=size, noise_scale=self.noise_scale, clip_gradient=self.clip_gradient, clip_step=self.clip_step,
+                clip_sample=self.clip_sample, restart_every=self.restart_every, restart_scale=self.restart_scale,
+            )  # fmt: skip
         if name == "mixed_gibbs":
             return MixedGibbs(step_size=size)
         if name == "gibbs_with_gradients":
@@ -249,6 +266,28 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
         if sampler.refuse(graph, Query(Ask.SAMPLE)) is not None:
             return values
         return spread(sampler.init(graph.repeat(chains), None, generator).values, chains)
+
+
+def noised(graph: FactorGraph, values: Values, size: float, generator: Generator) -> dict[str, Tensor]:
+    """The values with normal noise of standard deviation ``size`` on the sites of ``Real`` that are not clamped."""
+    out = dict(values)
+    for name, block in graph.variables.items():
+        if name in values and isinstance(block.domain, Real) and not clamped(graph, name):
+            value = values[name]
+            moved = value + size * torch.randn(value.shape, dtype=value.dtype, device=value.device, generator=generator)
+            out[name] = block.domain.project(moved)
+    return with_evidence(graph, out, chains_of(graph, values))
+
+
+def share_beyond(graph: FactorGraph, values: Values, size: float) -> Tensor:
+    """(B,) float64: of the numbers of each instance's open ``Real`` sites, the share of those at ``size`` or beyond it."""
+    out, count = torch.zeros(2, graph.num_instances, dtype=torch.float64)
+    for name, block in graph.variables.items():
+        if isinstance(block.domain, Real) and not clamped(graph, name):
+            beyond = (values[name].abs() >= size).double()  # (C, n, d)
+            out.index_add_(0, block.instance, beyond.mean(0).sum(-1))
+            count.index_add_(0, block.instance, torch.full_like(beyond[0, :, 0], beyond.shape[-1]))
+    return out / count.clamp(min=1)
 
 
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
