@@ -20,7 +20,7 @@ class DeepBoltzmannMachine(EnergyModel):
 
     Salakhutdinov and Hinton 2009. Units enter their products less the offsets m (1/2 above, the data's means below, which a
     training finds at its start): without that the upper layers do not learn from random weights (Montavon and Mueller
-    2012).
+    2012). What that adds to the energies of all states alike is left out.
     With ``states`` K > 2 visible units are categorical, as in ``BoltzmannMachine``.
 
     visible: how many units.  hidden: units of each hidden layer, from the visible ones up; two or more layers.

@@ -37,7 +37,7 @@ class BoltzmannMachine(EnergyModel):
     F(v) = -sum_i b_i[v_i] - sum_j softplus(c_j + sum_i W_ij[v_i]), also of weights in place of states.
     centred: units enter the energy less what they are on average, v - m and h - 1/2, with m found at the start of a
     training (Montavon and Mueller 2012): the same distributions by other parameters, whose gradients disturb each other
-    less.
+    less; what that adds to the energies of all states alike is left out.
     weight_spread: standard deviation of the first weights.
     An input may be anything: only how many there are counts. Parameters: visible_bias, hidden_bias, weight. A training
     begins with visible biases at the log odds of the training data (``initialise``).
