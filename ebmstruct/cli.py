@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ebmstruct.errors import EbmstructError
-from ebmstruct.run import help_texts
+from ebmstruct import help_texts
 
 _STARTED = time.monotonic()
 """When this module was first needed: about when the process began."""
