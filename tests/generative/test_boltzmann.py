@@ -121,7 +121,7 @@ def bars(count: int, generator: torch.Generator) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["plain", "centred", "deep"])
 def test_bars_are_learnt_and_drawn(kind: str) -> None:
-    """Persistent chains learn bars; draws are bars twenty times as often as chance has it, all six of them; hidden units are told."""
+    """Persistent chains learn bars, all six, drawn twenty times as often as by chance; hidden units are told."""
     generator, schema = torch.Generator().manual_seed(0), RecordSchema((1, 3, 3))
     data = bars(300, generator)
     torch.manual_seed(0)
