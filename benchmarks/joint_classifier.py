@@ -104,8 +104,8 @@ def _energies(model: JointClassifier, x: np.ndarray) -> np.ndarray:
 
 ENTRIES: dict[str, tuple[es.Loss, int, bool]] = {
     "classifier": (es.HybridLikelihood(given=RECORD, weight=0.0), 190, True),
-    "classifier, averaged weights": (es.HybridLikelihood(given=RECORD, weight=0.0), 300, False),
-    "joint, denoising": (es.HybridLikelihood(given=RECORD, weight=0.3, sigma=0.45), 300, False),
+    "classifier, averaged weights": (es.HybridLikelihood(given=RECORD, weight=0.0), 460, False),
+    "joint, denoising": (es.HybridLikelihood(given=RECORD, weight=0.3, sigma=0.45), 460, False),
     "joint, replay": (
         es.HybridLikelihood(
             given=RECORD, weight=0.3, generative="persistent", steps=10, step_size=0.02, size=4096, energy_decay=0.001

@@ -14,6 +14,8 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("PIL")
 
+from PIL import Image
+
 import ebmstruct as es
 from ebmstruct.errors import DataError, RunFolderError
 from ebmstruct_generative import Images, ImageSchema, JointClassifier
@@ -24,7 +26,6 @@ from ebmstruct_generative.images.schema import fitted
 from ebmstruct_generative.images.scores import calibration_error, drawn_scores
 from ebmstruct_generative.images.sources import read_source
 from ebmstruct_generative.records import CLASS, RECORD
-from PIL import Image
 
 TASK = Images()
 SCHEMA = TASK.fit(TASK.examples("train"))
@@ -224,7 +225,8 @@ def test_measures_of_draws() -> None:
     parts = {s: SCHEMA.to_vectors(TASK.pictures[s].pixels) for s in ("train", "dev", "test")}
     noise = np.random.default_rng(0).uniform(-1, 1, (180, 64))
     good, copies, bad = (
-        drawn_scores(parts["test"][:180], drawn, parts["train"]) for drawn in (parts["dev"], parts["train"][:180], noise)
+        drawn_scores(parts["test"][:180], drawn, parts["train"])
+        for drawn in (parts["dev"], parts["train"][:180], noise)
     )
     assert good["quality"] > 0.8 and copies["quality"] < 0.1 and bad["quality"] < 0.05
     assert copies["nearest_ratio"] == 0.0 and good["nearest_ratio"] > 0.8
@@ -273,8 +275,17 @@ output: {tmp_path}/run
     summary = run(parse_config(text, "images.yaml"))
     assert set(summary.metrics["splits"]) == {"dev", "test"}
     page = (tmp_path / "run" / "report.html").read_text()
-    for title in ("Real and drawn", "The nearest training pictures", "Completed", "Drawn while it was trained", "told apart"):
+    titles = (
+        "Real and drawn",
+        "The nearest training pictures",
+        "Completed",
+        "Drawn while it was trained",
+        "told apart",
+    )
+    for title in titles:
         assert title in page, title
     assert "could not be drawn" not in page
     predictor = es.load(tmp_path / "run")
-    assert predictor.predict_text(str(tmp_path / "data" / "dark" / "1.png"))[0].output["out_of_distribution"] is not None
+    assert (
+        predictor.predict_text(str(tmp_path / "data" / "dark" / "1.png"))[0].output["out_of_distribution"] is not None
+    )
