@@ -14,6 +14,7 @@ from ebmstruct.extend.task import Example, Inference, Section, Task
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.graph import Assignment, FactorGraph
     from ebmstruct.inference import Budget, Solver
 
@@ -63,6 +64,12 @@ class Generative(Task):
             return None
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
 
+    def answering(self, solver: Solver | None) -> Solver | None:
+        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it
+        to the engine. A sampler that answers those questions too is returned as it is.
+        """
+        return None
+
     def infer(
         self,
         graph: FactorGraph,
@@ -72,8 +79,8 @@ class Generative(Task):
         budget: Budget | None = None,
         detail: bool = False,
     ) -> Inference:
-        """Complete each record by the least energy; the solver of the task file is a sampler, and is not asked."""
-        return super().infer(graph, schema, solver=None, budget=budget, detail=detail)
+        """Complete each record by the least energy; what is asked is ``answering``."""
+        return super().infer(graph, schema, solver=self.answering(solver), budget=budget, detail=detail)
 
     def draw(
         self,
@@ -104,6 +111,10 @@ class Generative(Task):
         JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
         is asked after each epoch, this at the end and by ``ebmstruct generate``.
         """
+        return {}
+
+    def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
+        """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""
         return {}
 
     @abstractmethod

@@ -138,6 +138,8 @@ def _prediction_json(task: Any, prediction: Any) -> str:
         return json.dumps({"status": prediction.status, "energy": None})
     names = ("energy", "lower_bound", "gap", "status")
     record = task.record(prediction.x, prediction.output) | {name: getattr(prediction, name) for name in names}
+    if prediction.draws is not None:
+        record["draws"] = prediction.draws
     return json.dumps(plain(record), ensure_ascii=False)
 
 
