@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ebmstruct.extend.task import Inference, Section, Task
+from ebmstruct.extend.task import Example, Inference, Section, Task
 
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.graph import Assignment, FactorGraph
     from ebmstruct.inference import Budget, Solver
 
@@ -27,9 +28,9 @@ class Generative(Task):
     missing unknown, so that conditioning is encoding a partial record. The section ``solver`` of the task file is the
     sampler.
 
-    Evaluation draws as many records as a split has and calls ``score`` on them: the i-th record drawn has nothing to do
-    with the i-th of the data. ``ebmstruct generate`` draws as many as are wanted; ``ebmstruct predict`` fills in what is
-    missing of a record, by the least energy.
+    Evaluation draws as many records as a split has and calls ``score`` (and ``quality``) on them: the i-th record drawn
+    has nothing to do with the i-th of the data. ``ebmstruct generate`` draws as many as are wanted; ``ebmstruct predict``
+    fills in what is missing of a record, by the least energy.
     """
 
     suffix: ClassVar[str] = ".jsonl"
@@ -99,6 +100,22 @@ class Generative(Task):
         drawn = sample(graph, solver, num_samples=1, budget=budget, generator=generator, quiet=True)
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
+
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
+        return list(records)
+
+    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+        """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
+
+        JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
+        is asked after each epoch, this at the end and by ``ebmstruct generate``.
+        """
+        return {}
+
+    def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
+        """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""
+        return {}
 
     @abstractmethod
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:

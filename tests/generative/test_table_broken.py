@@ -141,7 +141,9 @@ def _run(tmp_path: Path, content: str | bytes, *options: str) -> int:
     path = tmp_path / "table.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     task = tmp_path / "task.yaml"
-    task.write_text("task: {name: generative.table}\nenergy: {name: generative.table_mixture, passes: 3, clusters: 2}\n")
+    task.write_text(
+        "task: {name: generative.table}\nenergy: {name: generative.table_mixture, passes: 3, clusters: 2}\n"
+    )
     sets = [f"task.data={path}", "train.epochs=1", f"output={tmp_path / 'run'}", *options]
     return main(["--quiet", "run", str(task), *[part for s in sets for part in ("--set", s)]])
 
