@@ -16,10 +16,17 @@ TRAIN_ROWS = 50_000
 
 
 def as_columns(table: Table) -> Columns:
-    """The same table; dates are numbers."""
-    kinds = tuple(CATEGORY if c.kind == CATEGORICAL else NUMBER for c in table.columns)
-    arrays = tuple(c.values.astype(np.int64 if c.kind == CATEGORICAL else np.float64) for c in table.columns)
-    return Columns(table.names, kinds, arrays, {c.name: c.texts for c in table.columns if c.kind == CATEGORICAL})
+    """The same table; dates are numbers, and infinite numbers, with which no distance is measured, are missing."""
+    kinds, arrays = [], []
+    for column in table.columns:
+        if column.kind == CATEGORICAL:
+            kinds.append(CATEGORY)
+            arrays.append(column.values.astype(np.int64))
+        else:
+            kinds.append(NUMBER)
+            arrays.append(np.where(np.isinf(column.values), np.nan, column.values).astype(np.float64))
+    categories = {c.name: c.texts for c in table.columns if c.kind == CATEGORICAL}
+    return Columns(table.names, tuple(kinds), tuple(arrays), categories)
 
 
 def some_rows(rows: Rows, most: int = TRAIN_ROWS) -> Table:
