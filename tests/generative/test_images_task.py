@@ -275,13 +275,14 @@ output: {tmp_path}/run
     summary = run(parse_config(text, "images.yaml"))
     assert set(summary.metrics["splits"]) == {"dev", "test"}
     page = (tmp_path / "run" / "report.html").read_text()
-    for title in (
+    titles = (
         "Real and drawn",
         "The nearest training pictures",
         "Completed",
         "Drawn while it was trained",
         "told apart",
-    ):
+    )
+    for title in titles:
         assert title in page, title
     assert "could not be drawn" not in page
     predictor = es.load(tmp_path / "run")
