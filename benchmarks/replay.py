@@ -119,7 +119,7 @@ class Recipe:
     loss: es.PersistentContrastiveDivergence
     lr: float
     batch: int
-    sampler: es.Langevin
+    sampler: es.Solver
 
     def model(self, schema: RecordSchema) -> es.EnergyModel:
         """The energy."""
@@ -137,10 +137,13 @@ def recipe(name: str, *, plain: bool) -> Recipe:
             loss, 1e-3, 128, es.Langevin(step_size=0.01, noise_scale=0.02, clip_sample=1.2, chains=1, burn_in=500)
         )
     fresh: dict[str, Any] = {} if plain else {"restart_every": 5, "restart_scale": 1.3}
+    if plain:
+        loss = es.PersistentContrastiveDivergence(steps=5, step_size=2e-3, size=1000, reinitialise=0.05)
+        return Recipe(loss, 2e-3, 250, es.Langevin(step_size=2e-3, chains=1, burn_in=500))
     loss = es.PersistentContrastiveDivergence(
-        steps=5, step_size=2e-3, size=1000, reinitialise=0.05 if plain else 0.0, **fresh
+        steps=5, step_size=4e-3, size=1000, reinitialise=0.0, sampler="mala", **fresh
     )
-    return Recipe(loss, 2e-3, 250, es.Langevin(step_size=2e-3, chains=1, burn_in=500, **fresh))
+    return Recipe(loss, 2e-3, 250, es.MALA(step_size=4e-3, chains=1, burn_in=500, **fresh))
 
 
 def trained(
