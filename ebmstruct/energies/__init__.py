@@ -3,13 +3,16 @@
 from ebmstruct.energies.amortised import Amortised
 from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
+from ebmstruct.energies.components import IndependentComponents
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
 from ebmstruct.energies.denoising import DenoisingEnergy
 from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
-from ebmstruct.energies.experts import ProductOfExperts, StudentTExpert
+from ebmstruct.energies.experts import ProductOfExperts
+from ebmstruct.energies.filters import FilterExpert, LogCoshExpert, StudentTExpert
 from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
 from ebmstruct.energies.grid import GridEnergy
 from ebmstruct.energies.inputs import LinkedSites, NodeGraph, Rows, Sites
+from ebmstruct.energies.joint_classifier import JointClassifier
 from ebmstruct.energies.label_set import LabelSetEnergy
 from ebmstruct.energies.mixture import MixtureEnergy
 from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
@@ -32,13 +35,17 @@ __all__ = [
     "DenoisingEnergy",
     "EncoderStack",
     "EnergyModel",
+    "FilterExpert",
     "GaussianBoltzmannMachine",
     "GraphNetworkEnergy",
     "GridEnergy",
+    "IndependentComponents",
     "InputList",
     "Inputs",
+    "JointClassifier",
     "LabelSetEnergy",
     "LinkedSites",
+    "LogCoshExpert",
     "MixtureEnergy",
     "NodeGraph",
     "PairTables",

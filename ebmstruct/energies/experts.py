@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ebmstruct.energies.model import EnergyModel
-from ebmstruct.graph import BlockFactor, FactorGraph, Real, Variables
+from ebmstruct.graph import BlockFactor, FactorGraph, Real, Slope, Variables
 
 
 class ProductOfExperts(EnergyModel):
     """E(x) = sum_m E_m(x) over vectors: p(x) proportional to the product of the experts' densities (Hinton 2002).
 
     dim: d; every instance is one site of ``Real(dim)``.  experts: torch modules from (B, d) to (B,), each the energy of one
-    expert, smooth in x. Each is a factor of its own, labelled ``expert0`` ..., so that a result tells what each says.
+    expert, smooth in x. Each is a factor of its own, labelled ``expert0`` ..., so that a result tells what each says. One
+    that knows its derivatives offers them as ``slope_and_laplacian``: x (B, d) to the gradient (B, d) and the trace of the
+    Hessian (B,), and exact score matching then costs about as much as the energy.
     spread: adds |x|^2 / (2 spread^2), so that the density can be normalised whatever the experts are; None adds nothing.
     An input may be anything: only how many there are counts.
     Inference: minimisers and samplers of smooth energies; the log partition by annealed importance sampling.
@@ -38,27 +40,6 @@ class ProductOfExperts(EnergyModel):
         return FactorGraph([block], factors)
 
 
-class StudentTExpert(nn.Module):
-    """E(x) = sum_j a_j log(1 + (w_j^T (x - m))^2 / 2), a_j > 0: a product of Student-t experts.
-
-    Teh, Welling, Osindero and Hinton 2003: each w_j is a filter whose answer is mostly near zero and sometimes large.
-    dim: d.  count: of the experts j. The density can be normalised where the w_j span the space and the a_j are large
-    enough; with count = d it is independent components analysis with heavy tails, which needs a_j > 1/2.
-    Parameters: weight (count, d), random at first; log_power (count,), the logarithms of a_j; mean (d,).
-    """
-
-    def __init__(self, dim: int, count: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
-        self.log_power = nn.Parameter(torch.zeros(count))
-        self.mean = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,) of x (B, d)."""
-        answer = (x.to(self.mean.dtype) - self.mean) @ self.weight.T
-        return torch.log1p(0.5 * answer.square()) @ self.log_power.exp()
-
-
 class Spread(nn.Module):
     """|x|^2 / (2 spread^2): what keeps an energy over vectors normalisable.  spread: a constant."""
 
@@ -70,6 +51,11 @@ class Spread(nn.Module):
         """(B,) of x (n, d), summed over the sites of each instance."""
         square = x.square().sum(1) / (2 * self.spread**2)
         return sum_by_instance(square, offsets[0])
+
+    def slope_and_laplacian(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Slope:
+        """x / spread^2, and d / spread^2 for each site."""
+        precision = self.spread**-2
+        return x * precision, x.new_full((x.shape[0],), x.shape[1] * precision)
 
 
 class _Expert(nn.Module):
@@ -83,6 +69,12 @@ class _Expert(nn.Module):
         """(B,) of x (B, d)."""
         out: Tensor = self.expert(x)
         return out
+
+    def slope_and_laplacian(self, x: Tensor, offsets: tuple[Tensor, ...]) -> Slope | None:
+        """Those of the expert, None where it offers none."""
+        offered = getattr(self.expert, "slope_and_laplacian", None)
+        found: Slope | None = None if offered is None else offered(x)
+        return found
 
 
 def vectors(block: str, dim: int, count: int, device: torch.device) -> Variables:

@@ -14,6 +14,7 @@ from ebmstruct.extend.task import Example, Inference, Section, Task
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ebmstruct.energies.model import EnergyModel
     from ebmstruct.graph import Assignment, FactorGraph
     from ebmstruct.inference import Budget, Solver
 
@@ -63,6 +64,12 @@ class Generative(Task):
             return None
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
 
+    def answering(self, solver: Solver | None) -> Solver | None:
+        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it
+        to the engine. A sampler that answers those questions too is returned as it is.
+        """
+        return None
+
     def infer(
         self,
         graph: FactorGraph,
@@ -72,8 +79,8 @@ class Generative(Task):
         budget: Budget | None = None,
         detail: bool = False,
     ) -> Inference:
-        """Complete each record by the least energy; the solver of the task file is a sampler, and is not asked."""
-        return super().infer(graph, schema, solver=None, budget=budget, detail=detail)
+        """Complete each record by the least energy; what is asked is ``answering``."""
+        return super().infer(graph, schema, solver=self.answering(solver), budget=budget, detail=detail)
 
     def draw(
         self,
@@ -94,12 +101,20 @@ class Generative(Task):
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
 
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
+        return list(records)
+
     def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
         """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
 
         JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
         is asked after each epoch, this at the end and by ``ebmstruct generate``.
         """
+        return {}
+
+    def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
+        """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""
         return {}
 
     @abstractmethod

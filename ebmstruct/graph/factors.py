@@ -15,6 +15,9 @@ from ebmstruct.errors import GraphError
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.variables import Variables
 
+Slope = tuple[Tensor, Tensor]
+"""(n, d) a gradient by each site, and (n,) the sum of the second derivatives by the coordinates of each site."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factor(ABC):
@@ -86,6 +89,15 @@ class Factor(ABC):
             return rows
         return rows.new_zeros(variables[0].num_instances, dtype=torch.float64).index_add(0, instance, rows.double())
 
+    def slope_and_laplacian(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Slope | None:
+        """The derivative of the summed energies by the sites of a scope of one continuous block, in closed form.
+
+        (n, d) the gradient by each site, and (n,) the sum of the second derivatives by the coordinates of each site, both
+        differentiable in the factor's values. None, as here, where the factor has no closed form: derivatives are then
+        taken by autograd.
+        """
+        return None
+
     def check(self, variables: Sequence[Variables]) -> None:  # noqa: B027 - nothing to check by default
         """Raise GraphError where shapes or indices do not fit the blocks."""
 
@@ -126,6 +138,8 @@ class BlockFactor(Factor):
     function(*values, *inputs, offsets) -> (B,); ``values`` follow the scope, ``inputs`` are tensors whose first
     axis is the instance, and ``offsets`` is the tuple of each block's (B + 1,) offsets. Instances must not
     influence each other. Such an energy has no structure that a solver could use, so it has no bound.
+    A function that knows its derivatives in closed form offers ``slope_and_laplacian``, a method with the same arguments
+    and the answer of ``Factor.slope_and_laplacian``.
     relaxed: the function takes weights (n, K) over the states of each site in place of the states of discrete blocks;
     whole states are handed to it as weights of 0 and 1, in the precision of the inputs (float32 without any).
     """
@@ -168,14 +182,15 @@ class BlockFactor(Factor):
     def row_instance(self, variables: Sequence[Variables]) -> Tensor | None:
         return None
 
+    def slope_and_laplacian(self, values: Sequence[Tensor], variables: Sequence[Variables]) -> Slope | None:
+        offered = getattr(self.function, "slope_and_laplacian", None)
+        if offered is None or len(self.scope) != 1:
+            return None
+        found: Slope | None = offered(*values, *self.inputs, tuple(v.offsets for v in variables))
+        return found
+
     def scaled(self, weight: float | Tensor) -> BlockFactor:
-        function = self.function
-
-        def times(*given: Any) -> Tensor:
-            energy = function(*given)
-            return torch.where(torch.isposinf(energy), energy, weight * energy)
-
-        return dataclasses.replace(self, function=times)
+        return dataclasses.replace(self, function=_Scaled(self.function, weight))
 
     def repeat(self, times: int, variables: Sequence[Variables]) -> BlockFactor:
         if not self.inputs:
@@ -191,6 +206,26 @@ class BlockFactor(Factor):
             raise GraphError(f"factor {self.label!r}: a union needs the same function in every part")
         inputs = tuple(torch.cat(parts) for parts in zip(self.inputs, *(o.inputs for o in others), strict=True))
         return dataclasses.replace(self, inputs=inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """A function of blocks with its energies multiplied by a number, or by one for each instance."""
+
+    function: Callable[..., Tensor]
+    weight: float | Tensor
+
+    def __call__(self, *given: Any) -> Tensor:
+        energy = self.function(*given)
+        return torch.where(torch.isposinf(energy), energy, self.weight * energy)
+
+    def slope_and_laplacian(self, *given: Any) -> Slope | None:
+        """That of the function, multiplied; None where it offers none or each instance has a number of its own."""
+        offered = getattr(self.function, "slope_and_laplacian", None)
+        found: Slope | None = None if offered is None else offered(*given)
+        if found is None or (isinstance(self.weight, Tensor) and self.weight.dim()):
+            return None
+        return self.weight * found[0], self.weight * found[1]
 
 
 def check_index(factor: Factor, index: Tensor, variables: Sequence[Variables]) -> None:

@@ -53,8 +53,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Predict for raw text."""
-    text = _input(arguments.input)
     predictor = load(arguments.run, device=arguments.device)
+    text = arguments.input if predictor.task.reads_paths else _input(arguments.input)
     predictions = predictor.predict_text(text, deadline_s=arguments.deadline)
     if not predictions:
         raise DataError(
@@ -138,6 +138,8 @@ def _prediction_json(task: Any, prediction: Any) -> str:
         return json.dumps({"status": prediction.status, "energy": None})
     names = ("energy", "lower_bound", "gap", "status")
     record = task.record(prediction.x, prediction.output) | {name: getattr(prediction, name) for name in names}
+    if prediction.draws is not None:
+        record["draws"] = prediction.draws
     return json.dumps(plain(record), ensure_ascii=False)
 
 

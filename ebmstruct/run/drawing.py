@@ -62,6 +62,7 @@ def draws(predictor: Predictor, x: Mapping[str, Any], count: int, generator: Gen
                 graph = graph.condition(fixed)
             values, records = task.draw(graph, predictor.schema, solver=predictor.solver, generator=generator)
             energy = graph.energy(values)
+        records = task.with_given(records, xs, predictor.schema)
         if len(records) != len(xs):
             raise PluginError(f"task {task.name} decoded {len(records)} records where {len(xs)} were drawn")
         yield Drawn(records, energy.tolist())
@@ -117,7 +118,7 @@ def evaluate_draws(
     found = drawn(predictor, {}, len(own), seed, on_progress=on_progress)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     real, made = energies(predictor, [e.y for e in own]), energies(predictor, found.records)
-    metrics = dict(task.score(own, found.records))
+    metrics = {**task.score(own, found.records), **task.measure(own, predictor.model, predictor.schema)}
     if not isinstance(metrics.get(task.metric), (int, float)):
         said = ", ".join(metrics) or "nothing"
         raise PluginError(f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {said}")
@@ -143,6 +144,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
     from ebmstruct.inference import minimize
 
     task, found = generative(predictor), []
+    solver = task.answering(predictor.solver)
     for begin in range(0, len(records), TOGETHER):
         part = records[begin : begin + TOGETHER]
         with torch.no_grad():
@@ -150,7 +152,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
             target = task.encode(part, graph, predictor.schema)
             clamped = graph.condition(target)
             whole = target.complete(tuple(n for n in graph.topology.names if not _fixed(graph, n)))
-            energy: Tensor = clamped.energy(target) if whole else minimize(clamped).energy
+            energy: Tensor = clamped.energy(target) if whole else minimize(clamped, solver).energy
         found += energy.tolist()
     return found
 

@@ -96,7 +96,7 @@ def measures_of(measures: Mapping[str, Mapping[str, Any]]) -> str:
         "one distribution never agree in full, so that this is as good as it gets."
     )
     heads = ["measure", "generated records", "training records", "best", "what it is"]
-    return f"<p>{lead}</p><div class='wraps'>{table_of(Table('', heads, rows))}</div>"
+    return f"<p>{lead}</p><div class='wraps told'>{table_of(Table('', heads, rows))}</div>"
 
 
 def _shown(value: Any) -> str:

@@ -44,6 +44,7 @@ class Report:
     """Everything that the page shows.
 
     trace: one mapping an epoch.  sections: the task's own, by split.  data: provenance and numbers of examples.
+    posterior: of a run that has one.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Report:
     environment: Mapping[str, Any]
     parameters: int
     seconds: float
+    posterior: Sequence[Section] = ()
 
 
 def html(report: Report) -> str:
@@ -65,6 +67,7 @@ def html(report: Report) -> str:
         ("results", "Results", _headline(report)),
         ("training", "Training", _training(report)),
         *(_of_draws(report) if draws else _of_answers(report)),
+        ("posterior", "Posterior of the weights", sections_of(report.posterior)),
         *((f"split-{e.split}", _split_title(report, e.split), sections_of(report.sections.get(e.split, ())))
           for e in _ordered(report.evaluations) if report.sections.get(e.split)),
         ("data", "Data", data_section(report.data)),

@@ -75,6 +75,8 @@ class Loss(ABC):
     margin: ClassVar[Margin]
     latent: ClassVar[tuple[Latent, ...]] = ()
     by_samples: ClassVar[bool] = False
+    likelihood: ClassVar[bool] = False
+    """Whether exp(-loss) is a likelihood of the target, exact or nearly so, as a posterior of weights needs."""
 
     def __call__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ebmstruct.errors import LossRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import Langevin
+from ebmstruct.inference.sampling.layers import layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.learning.losses.base import CLIPPED, Latent, Loss, LossValue, Margin, Setting, compared
 from ebmstruct.learning.losses.chains import (
@@ -25,6 +27,7 @@ from ebmstruct.learning.losses.chains import (
     finite_mean,
     noised,
     share_beyond,
+    summed_blocks,
     walk_refusal,
     walked,
 )
@@ -57,7 +60,9 @@ class ChainLoss(Loss):
     """
 
     margin: ClassVar[Margin] = "none"
-    latent: ClassVar[tuple[Latent, ...]] = ("sampled",)
+    latent: ClassVar[tuple[Latent, ...]] = ("summed", "sampled")
+    begins_at_target: ClassVar[bool] = True
+    """Whether chains begin at the target's completions."""
     by_samples: ClassVar[bool] = True
 
     steps: int = 1
@@ -94,6 +99,8 @@ class ChainLoss(Loss):
         return bool(self.sampler_gradient or self.entropy)
 
     def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
+        if layers_of(graph) is not None and self.sampler in ("auto", "gibbs") and not self.terms:
+            return None
         walk = self._walk(None)
         reason = walk_refusal(graph, walk)
         if reason is None and not target.complete(graph.topology.names):
@@ -111,16 +118,14 @@ class ChainLoss(Loss):
         return terms_refusal(graph)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
-        positive = completions(
-            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
-            generator=setting.generator,
-        )  # fmt: skip
+        summed = summed_blocks(graph, target)
+        positive = self._positive(graph, target, summed, setting)
         if self.data_noise:
             positive = noised(graph, positive, self.data_noise, setting.generator)
-        start, kept = self._start(graph, copied(positive, self.chains), setting)
+        start, kept = self._start(graph, positive, setting)
         negative, further = self._negatives(graph, start, setting)
         state = self._remembered(graph, kept, negative, setting)
-        correct, incorrect = energies_of_both(graph, positive, negative)
+        correct, incorrect = energies_of_both(graph, positive, negative, summed, self.temperature)
         above, below = finite_mean(correct), finite_mean(incorrect)
         value = torch.where(torch.isposinf(above), torch.inf, above - below) / self.temperature
         if self.energy_decay:
@@ -135,6 +140,17 @@ class ChainLoss(Loss):
         """(B,) the share of the negatives' numbers at the clip, less that of the target's."""
         assert self.clip_sample is not None
         return share_beyond(graph, negative, self.clip_sample) - share_beyond(graph, positive, self.clip_sample)
+
+    def _positive(self, graph: FactorGraph, target: Assignment, summed: Sequence[str], setting: Setting) -> Values:
+        """The target's completions, (1, n, ...) or (C, n, ...); without blocks to sum out where nobody asks for them."""
+        if summed and not self.begins_at_target:
+            rest = {n: target[n][None] for n in graph.variables if n not in summed and n in target}
+            if len(rest) + len(summed) == len(graph.variables) and not target.known and not target.allowed:
+                return rest
+        return completions(
+            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
+            generator=setting.generator,
+        )  # fmt: skip
 
     @abstractmethod
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
@@ -203,7 +219,7 @@ class ContrastiveDivergence(ChainLoss):
     name: ClassVar[str] = "contrastive_divergence"
 
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
-        return positive, None
+        return copied(positive, self.chains), None
 
 
 @dataclass(frozen=True)
@@ -222,6 +238,7 @@ class PersistentContrastiveDivergence(ChainLoss):
     """
 
     name: ClassVar[str] = "persistent_contrastive_divergence"
+    begins_at_target: ClassVar[bool] = False
 
     buffer: Layout = "auto"
     size: int = 10000

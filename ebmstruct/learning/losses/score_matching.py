@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebmstruct.graph import SE3, SO3, Assignment, FactorGraph, Real
 from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting
+from ebmstruct.learning.losses.closed_scores import closed_objective
 from ebmstruct.learning.losses.output_energy import OutputEnergy, continuous_outputs, copy_refusal
 from ebmstruct.learning.losses.probes import probes
 from ebmstruct.learning.losses.scores import Scored, normal_like, released, score_refusal, signs_like
@@ -29,7 +30,8 @@ class ScoreMatching(Loss):
     With s = -dE/dy / T by each coordinate of the continuous outputs, given everything that the graph's evidence clamps:
 
     - ``exact``: sum_i (s_i^2 / 2 + ds_i/dy_i), one product with the Hessian for each coordinate of an instance, fewer
-      where terms look at few sites each;
+      where terms look at few sites each; none where every factor offers ``slope_and_laplacian``: then about what the
+      energy costs;
     - ``sliced`` (Song et al. 2019): the trace by ``projections`` random directions v with unit variance, v' (ds/dy) v,
       and |s|^2 / 2; without ``variance_reduced`` the latter is (v' s)^2 / 2;
     - ``denoising`` (Vincent 2011): |sigma s(y + sigma e) + e|^2 / 2 with normal e, ``samples`` of them, each beside -e
@@ -99,6 +101,10 @@ class ScoreMatching(Loss):
         values = energy.values(target)
         if self.form == "denoising":
             return LossValue(self._denoising(energy, values, setting), setting.state)
+        if self.form == "exact":
+            closed = closed_objective(energy, values)
+            if closed is not None:
+                return LossValue(closed, setting.state)
         scored = Scored.at(energy, values)
         weights = [_boundary(b.domain, values[b.name]) for b in scored.blocks]
         if self.form == "exact":

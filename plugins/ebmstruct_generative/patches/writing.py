@@ -1,0 +1,70 @@
+"""Patches written to files: one array, or a folder of pictures; whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebmstruct import storage
+from ebmstruct.errors import RunFolderError
+
+BRIGHTNESS = 110.0
+"""The intensity that a patch's mean log intensity becomes in a picture."""
+LEVELS = " .:-=+*#%@"
+
+
+def written(records: Iterable[Any], path: Path, size: int) -> None:
+    """Patches (s, s) of log intensities to ``.npz`` (array ``patches``), or to a new folder of PNG files.
+
+    Errors: RunFolderError where the place is taken or cannot be written.
+    """
+    if path.suffix == ".npz":
+        stacked = np.asarray(list(records), dtype=np.float32).reshape(-1, size, size)
+        file = io.BytesIO()
+        np.savez_compressed(file, patches=stacked)
+        storage.write_bytes(path, file.getvalue())
+        return
+    if path.exists():
+        raise RunFolderError(f"{path} is there already; name a new folder, or a file that ends in .npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise storage.cannot_write(path, error) from error
+    try:
+        for i, record in enumerate(records):
+            (made / f"{i + 1:06d}.png").write_bytes(png(np.asarray(record, dtype=np.float64)))
+        made.chmod(0o755)
+        made.rename(path)
+    except OSError as error:
+        raise storage.cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def intensities(patch: np.ndarray) -> np.ndarray:
+    """(s, s) bytes of a patch of log intensities, as a photograph of mean brightness would hold them."""
+    pixels = (BRIGHTNESS + 1) * np.exp(np.clip(patch, -20, 20)) - 1
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def png(patch: np.ndarray) -> bytes:
+    """A PNG file of a patch."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(intensities(patch)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def drawn_in_text(patch: Any) -> str:
+    """A patch as characters, dark to light."""
+    pixels = np.asarray(patch, dtype=np.float64)
+    scaled = np.clip(0.5 + 0.5 * pixels / max(float(np.abs(pixels).max()), 1e-12), 0, 1)
+    return "\n".join("".join(LEVELS[int(v * (len(LEVELS) - 1))] * 2 for v in row) for row in scaled)
