@@ -16,6 +16,7 @@ from ebmstruct.inference import Langevin
 from ebmstruct.inference.sampling.layers import layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.learning.losses.base import CLIPPED, Latent, Loss, LossValue, Margin, Setting, compared
+from ebmstruct.learning.losses.bounds_and_noise import noised, share_beyond
 from ebmstruct.learning.losses.chains import (
     SamplerName,
     Values,
@@ -25,8 +26,6 @@ from ebmstruct.learning.losses.chains import (
     copied,
     energies_of_both,
     finite_mean,
-    noised,
-    share_beyond,
     summed_blocks,
     walk_refusal,
     walked,
