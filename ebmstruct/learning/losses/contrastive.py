@@ -30,6 +30,7 @@ from ebmstruct.learning.losses.chains import (
     walk_refusal,
     walked,
 )
+from ebmstruct.learning.losses.data_noise import noised, share_beyond
 from ebmstruct.learning.losses.replay import Layout, Replay
 from ebmstruct.learning.losses.sampler_terms import (
     energy_of_moving_draws,
