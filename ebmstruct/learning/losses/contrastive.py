@@ -16,7 +16,6 @@ from ebmstruct.inference import Langevin
 from ebmstruct.inference.sampling.layers import layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.learning.losses.base import CLIPPED, Latent, Loss, LossValue, Margin, Setting, compared
-from ebmstruct.learning.losses.bounds_and_noise import noised, share_beyond
 from ebmstruct.learning.losses.chains import (
     SamplerName,
     Values,
