@@ -56,14 +56,14 @@ def drawn_scores(real: np.ndarray, drawn: np.ndarray, train: np.ndarray) -> dict
     """
     fine = np.isfinite(drawn).all(1)
     if min(len(real), int(fine.sum()), len(train)) < LEAST:
-        return {"quality": 0.0}
+        return {"fidelity": 0.0}
     drawn = drawn[fine]
     density, coverage = density_coverage(real, drawn)
     accuracy = classifier_accuracy(real, drawn, rows=FOREST_ROWS)
     ratio = float(np.nan_to_num(nearest_record(drawn, real, train).ratio, nan=0.0, posinf=9.0))
     quality = coverage * 2 * (1 - max(0.5, accuracy)) * min(1.0, ratio) ** 2 * float(fine.mean())
     return {
-        "quality": quality,
+        "fidelity": quality,
         "coverage": coverage,
         "density": density,
         "classifier_accuracy": accuracy,
