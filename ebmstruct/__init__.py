@@ -26,12 +26,14 @@ _HOMES = {
     ),
     "ebmstruct.graph": (
         "Assignment",
+        "BilinearFactor",
         "BlockFactor",
         "ChainFactor",
         "CountFactor",
         "Discrete",
         "Factor",
         "FactorGraph",
+        "FunctionTableFactor",
         "GridFactor",
         "NoiseLevel",
         "Real",
@@ -133,6 +135,7 @@ _HOMES = {
         "GraphNetworkEnergy",
         "GridEnergy",
         "IndependentComponents",
+        "JointClassifier",
         "LabelSetEnergy",
         "LogCoshExpert",
         "MixtureEnergy",
@@ -147,11 +150,16 @@ _HOMES = {
         "graph_network",
     ),
     "ebmstruct.learning": (
+        "AveragedModel",
+        "PosteriorOptions",
+        "WeightDraws",
+        "sample_posterior",
         "ConcaveConvex",
         "EnergyLoss",
         "GeneralizedHinge",
         "LogLoss",
         "FenchelYoung",
+        "HybridLikelihood",
         "Implicit",
         "Amortisation",
         "InferenceNetwork",
@@ -201,6 +209,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import GraphNetworkEnergy as GraphNetworkEnergy
     from ebmstruct.energies import GridEnergy as GridEnergy
     from ebmstruct.energies import IndependentComponents as IndependentComponents
+    from ebmstruct.energies import JointClassifier as JointClassifier
     from ebmstruct.energies import LabelSetEnergy as LabelSetEnergy
     from ebmstruct.energies import LogCoshExpert as LogCoshExpert
     from ebmstruct.energies import MixtureEnergy as MixtureEnergy
@@ -232,6 +241,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import SO2 as SO2
     from ebmstruct.graph import SO3 as SO3
     from ebmstruct.graph import Assignment as Assignment
+    from ebmstruct.graph import BilinearFactor as BilinearFactor
     from ebmstruct.graph import BlockFactor as BlockFactor
     from ebmstruct.graph import Cauchy as Cauchy
     from ebmstruct.graph import ChainFactor as ChainFactor
@@ -240,6 +250,7 @@ if TYPE_CHECKING:
     from ebmstruct.graph import Discrete as Discrete
     from ebmstruct.graph import Factor as Factor
     from ebmstruct.graph import FactorGraph as FactorGraph
+    from ebmstruct.graph import FunctionTableFactor as FunctionTableFactor
     from ebmstruct.graph import GaussianFactor as GaussianFactor
     from ebmstruct.graph import GemanMcClure as GemanMcClure
     from ebmstruct.graph import GridFactor as GridFactor
@@ -322,6 +333,7 @@ if TYPE_CHECKING:
     from ebmstruct.inference import sample as sample
     from ebmstruct.learning import LVQ2 as LVQ2
     from ebmstruct.learning import Amortisation as Amortisation
+    from ebmstruct.learning import AveragedModel as AveragedModel
     from ebmstruct.learning import BoundedLikelihood as BoundedLikelihood
     from ebmstruct.learning import ConcaveConvex as ConcaveConvex
     from ebmstruct.learning import ContrastiveDivergence as ContrastiveDivergence
@@ -330,6 +342,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import ExpectationMaximisation as ExpectationMaximisation
     from ebmstruct.learning import FenchelYoung as FenchelYoung
     from ebmstruct.learning import GeneralizedHinge as GeneralizedHinge
+    from ebmstruct.learning import HybridLikelihood as HybridLikelihood
     from ebmstruct.learning import Implicit as Implicit
     from ebmstruct.learning import InferenceNetwork as InferenceNetwork
     from ebmstruct.learning import LogLoss as LogLoss
@@ -340,6 +353,7 @@ if TYPE_CHECKING:
     from ebmstruct.learning import Perceptron as Perceptron
     from ebmstruct.learning import PersistentContrastiveDivergence as PersistentContrastiveDivergence
     from ebmstruct.learning import PerturbAndMap as PerturbAndMap
+    from ebmstruct.learning import PosteriorOptions as PosteriorOptions
     from ebmstruct.learning import PseudoLikelihood as PseudoLikelihood
     from ebmstruct.learning import RatioMatching as RatioMatching
     from ebmstruct.learning import SampledLikelihood as SampledLikelihood
@@ -353,7 +367,9 @@ if TYPE_CHECKING:
     from ebmstruct.learning import TrainingTrace as TrainingTrace
     from ebmstruct.learning import Unrolled as Unrolled
     from ebmstruct.learning import ValueMatching as ValueMatching
+    from ebmstruct.learning import WeightDraws as WeightDraws
     from ebmstruct.learning import fit as fit
+    from ebmstruct.learning import sample_posterior as sample_posterior
     from ebmstruct.run import Predictor as Predictor
     from ebmstruct.run import load as load
 

@@ -15,93 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ebmstruct.errors import EbmstructError
+from ebmstruct.run import help_texts
 
 _STARTED = time.monotonic()
 """When this module was first needed: about when the process began."""
-
-_TOP = """\
-Structured prediction by energy minimisation: train, evaluate and use models that give each possible answer an
-energy and predict the one with the least.
-"""
-
-_TOP_EXAMPLES = """\
-examples:
-  ebmstruct run tasks/ner.yaml                      train, evaluate, write runs/ner and its report.html
-  ebmstruct run tasks/ner.yaml --set train.epochs=3 --output runs/short
-  ebmstruct predict runs/ner "Ada Lovelace lived in London."
-  ebmstruct evaluate runs/ner my_data/test.conll
-  ebmstruct solve model.uai.gz --deadline 10        the assignment of least energy, with its bound
-  ebmstruct verify result.json model.uai.gz         re-check what solve -o wrote
-  ebmstruct explain tasks/ner.yaml                  which solver would answer, and why the others would not
-  ebmstruct warm                                    compile everything now, so that first answers are quick
-  ebmstruct plugins                                 what is installed
-
-exit codes: 0 done; 1 an unexpected fault or an interruption; 2 something to correct, told in a sentence
-"""
-
-_RUN_EXAMPLES = """\
-examples:
-  ebmstruct run tasks/ner.yaml
-  ebmstruct run tasks/ner.yaml --set train.lr=0.05 --set task.data=my_data
-  ebmstruct run tasks/ner.yaml --resume             go on with a run that was stopped
-  ebmstruct run tasks/ner.yaml --force              replace a run that is there
-  ebmstruct run tasks/ner.yaml --json --quiet       only the metrics, as JSON on standard output
-  ebmstruct run runs/ner/config.yaml --output runs/again
-"""
-
-_EVALUATE_EXAMPLES = """\
-examples:
-  ebmstruct evaluate runs/ner                       the test split of the run's own data once more
-  ebmstruct evaluate runs/ner my_data --split dev
-  ebmstruct evaluate runs/ner test.conll --json -o predictions.jsonl
-"""
-
-_PREDICT_EXAMPLES = """\
-examples:
-  ebmstruct predict runs/ner "Ada Lovelace lived in London."
-  ebmstruct predict runs/ner article.txt --json -o entities.jsonl
-  cat article.txt | ebmstruct predict runs/ner -
-"""
-
-_SOLVE_EXAMPLES = """\
-examples:
-  ebmstruct solve model.uai.gz                      the assignment of least energy, its bound, whether it is proven
-  ebmstruct solve model.uai --evidence model.uai.evid --deadline 10 --json
-  ebmstruct solve network.bif --query marginals
-  ebmstruct solve model.uai --query logz --json
-  ebmstruct solve model.uai --query sample --num-samples 100 --seed 1 --json
-  ebmstruct solve grid.npz --solver dual_ascent -o result.json.gz
-
-MODEL is a UAI file (.uai), a Bayesian network (.bif), both also as .gz, or a grid (.npz). Energies are -log of table
-entries. Evidence is 'k variable state variable state ...', counted from 0, and used only where it is named.
-exit codes: 0 answered, INFEASIBLE included; 1 a fault or an interruption; 2 something to correct, told in a sentence
-"""
-
-_VERIFY_EXAMPLES = """\
-examples:
-  ebmstruct solve model.uai -o result.json
-  ebmstruct verify result.json model.uai            the energy is recomputed, the bound proven from its witness
-  ebmstruct verify result.json model.uai --evidence model.uai.evid --json
-
-exit codes: 0 verified; 2 not verified, with the first thing that does not hold
-"""
-
-_EXPLAIN_EXAMPLES = """\
-examples:
-  ebmstruct explain tasks/ner.yaml
-  ebmstruct explain runs/ner "Ada Lovelace lived in London."
-  ebmstruct explain model.uai.gz --evidence model.uai.evid
-  ebmstruct explain model.uai.gz --query map --deadline 10      the choice that this solve would make
-"""
-
-_WARM_EXAMPLES = """\
-What is compiled is kept beside the installed package, or in the folder that NUMBA_CACHE_DIR names, and is used by every
-later call. Without this, each question compiles what it needs when it is first asked, which takes seconds.
-
-examples:
-  ebmstruct warm
-  NUMBA_CACHE_DIR=/var/cache/kernels ebmstruct warm --quiet
-"""
 
 _QUERIES = ("map", "marginals", "logz", "sample")
 
@@ -173,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     talk.add_argument("--verbose", "-v", action="store_true", help="say more")
     common.add_argument("--debug", action="store_true", help="show the traceback of a fault")
     raw = argparse.RawDescriptionHelpFormatter
-    top = _Parser("ebmstruct", description=_TOP, epilog=_TOP_EXAMPLES, formatter_class=raw, parents=[common])
+    top = _Parser(
+        "ebmstruct", description=help_texts.TOP, epilog=help_texts.TOP_EXAMPLES, formatter_class=raw, parents=[common]
+    )
     top.add_argument("--version", action="version", version=f"ebmstruct {_version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -186,15 +105,25 @@ def _parser() -> argparse.ArgumentParser:
         parser.brief = name in ("solve", "verify", "explain", "warm")
         return parser
 
-    _run_arguments(add("run", "train and evaluate what a task file asks for", _command("run"), _RUN_EXAMPLES))
-    _evaluate_arguments(add("evaluate", "evaluate a run on more data", _command("evaluate"), _EVALUATE_EXAMPLES))
-    _predict_arguments(add("predict", "predict with a finished run", _command("predict"), _PREDICT_EXAMPLES))
-    _solve_arguments(add("solve", "ask a question about a model file", _command("solve", "solving"), _SOLVE_EXAMPLES))
-    _verify_arguments(add("verify", "re-check a result of solve -o", _command("verify", "verifying"), _VERIFY_EXAMPLES))
+    _run_arguments(add("run", "train and evaluate what a task file asks for", _command("run"), help_texts.RUN_EXAMPLES))
+    _evaluate_arguments(
+        add("evaluate", "evaluate a run on more data", _command("evaluate"), help_texts.EVALUATE_EXAMPLES)
+    )
+    _predict_arguments(add("predict", "predict with a finished run", _command("predict"), help_texts.PREDICT_EXAMPLES))
+    what = "draw new records like those that a run was trained on"
+    _generate_arguments(add("generate", what, _command("command", "generating"), help_texts.GENERATE_EXAMPLES))
+    what = "infer the latent variables behind records"
+    _latents_arguments(add("latents", what, _command("command", "latents"), help_texts.LATENTS_EXAMPLES))
+    _solve_arguments(
+        add("solve", "ask a question about a model file", _command("solve", "solving"), help_texts.SOLVE_EXAMPLES)
+    )
+    _verify_arguments(
+        add("verify", "re-check a result of solve -o", _command("verify", "verifying"), help_texts.VERIFY_EXAMPLES)
+    )
     what = "print which solver would answer, and why the others would not"
-    _explain_arguments(add("explain", what, _command("explain"), _EXPLAIN_EXAMPLES))
+    _explain_arguments(add("explain", what, _command("explain"), help_texts.EXPLAIN_EXAMPLES))
     what = "compile the kernels that solving uses, so that the first answer is quick"
-    add("warm", what, _command("warm", "warming"), _WARM_EXAMPLES)
+    add("warm", what, _command("warm", "warming"), help_texts.WARM_EXAMPLES)
     plugins = add("plugins", "list the installed plugins, what they offer, and their faults", _command("plugins"))
     plugins.add_argument("--json", action="store_true", help="as JSON")
     return top
@@ -226,6 +155,30 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline", metavar="SECONDS", type=_seconds, help="take the best answer found by then")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--num", "-n", metavar="N", type=_whole, required=True, help="how many records")
+    what = "what every record has; may be given several times, and the rest is drawn"
+    parser.add_argument("--given", metavar="PART=VALUE", action="append", default=[], help=what)
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="the same seed, the same file (default: 0)")
+    what = "the file or folder to write; its ending may choose the format (default: in the run folder)"
+    parser.add_argument("-o", "--output", metavar="FILE", help=what)
+    parser.add_argument("--no-quality", action="store_true", help="do not hold the records against held-out ones")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print path and quality as JSON, and nothing else")
+
+
+def _latents_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="a file or folder; the run's own data by default")
+    parser.add_argument("--split", default="test", help="which split of the data (default: test)")
+    parser.add_argument("--samples", metavar="N", type=_whole, default=0, help="also draw so many samples (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="for what is drawn (default: 0)")
+    what = "write there, .jsonl or .npz (default: standard output, as JSON lines)"
+    parser.add_argument("-o", "--output", metavar="FILE", help=what)
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
 
 
 def _explain_arguments(parser: argparse.ArgumentParser) -> None:

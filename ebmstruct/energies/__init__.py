@@ -12,6 +12,7 @@ from ebmstruct.energies.filters import FilterExpert, LogCoshExpert, StudentTExpe
 from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
 from ebmstruct.energies.grid import GridEnergy
 from ebmstruct.energies.inputs import LinkedSites, NodeGraph, Rows, Sites
+from ebmstruct.energies.joint_classifier import JointClassifier
 from ebmstruct.energies.label_set import LabelSetEnergy
 from ebmstruct.energies.mixture import MixtureEnergy
 from ebmstruct.energies.model import Additions, EnergyModel, InputList, Inputs, SumOfEnergies
@@ -41,6 +42,7 @@ __all__ = [
     "IndependentComponents",
     "InputList",
     "Inputs",
+    "JointClassifier",
     "LabelSetEnergy",
     "LinkedSites",
     "LogCoshExpert",

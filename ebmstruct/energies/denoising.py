@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ebmstruct.energies.denoising_pictures import PictureNetwork
 from ebmstruct.energies.model import EnergyModel
+from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, BlockFactor, FactorGraph, NoiseLevel, Real, Variables
 
 FREQUENCIES = 8
@@ -27,7 +30,11 @@ class DenoisingEnergy(EnergyModel):
     block ``noise`` has one site an instance, clamped at the lowest level.
     spread: the standard deviation of the data's numbers.  lowest, highest: noise levels; the lowest should be below the
     finest detail that counts, the highest about the data's diameter.
-    width, depth: of the network: ``depth`` residual blocks of two layers.  dropout: in each of them.
+    shape: (channels, height, width) where the vector is a picture: the network is then a `PictureNetwork`, which from few
+    pictures learns far more of what is common to all.
+    width, depth: of the network: ``depth`` residual blocks of two layers; of a network of pictures the blocks stand where
+    the picture is smallest, and ``width`` is that of its dense layers.  filters: channels of pictures at full size.
+    dropout: in each block.
     classes: how many classes an input may be of; 0 for none. An input is then the class of an instance, or None.
     Cost: one pass through the network, and twice that for a slope.
     """
@@ -39,6 +46,8 @@ class DenoisingEnergy(EnergyModel):
         spread: float = 1.0,
         lowest: float = 0.02,
         highest: float = 5.0,
+        shape: Sequence[int] | None = None,
+        filters: int = 16,
         width: int = 128,
         depth: int = 3,
         dropout: float = 0.0,
@@ -47,7 +56,14 @@ class DenoisingEnergy(EnergyModel):
         noise: str = "noise",
     ) -> None:
         super().__init__()
-        self.denoiser = Denoiser(dim, spread=spread, width=width, depth=depth, dropout=dropout, classes=classes)
+        network: nn.Module
+        if shape is None:
+            network = VectorNetwork(dim, told=width, width=width, depth=depth, dropout=dropout)
+        elif math.prod(shape) != dim:
+            raise GraphError(f"a picture of shape {tuple(shape)} has {math.prod(shape)} numbers; found dim {dim}")
+        else:
+            network = PictureNetwork(shape, told=width, filters=filters, depth=depth, dropout=dropout, bottom=width)
+        self.denoiser = Denoiser(network, dim, told=width, spread=spread, classes=classes)
         self.dim, self.levels, self.classes = dim, NoiseLevel(lowest, highest), classes
         self.block, self.noise = block, noise
 
@@ -64,52 +80,68 @@ class DenoisingEnergy(EnergyModel):
 
 
 class Denoiser(nn.Module):
-    """(B,) energies |x - D(x, sigma)|^2 / (2 sigma^2) of x (B d, 1) and log sigma (B, 1)."""
+    """(B,) energies |x - D(x, sigma)|^2 / (2 sigma^2) of x (B d, 1) and log sigma (B, 1).
 
-    def __init__(self, dim: int, *, spread: float, width: int, depth: int, dropout: float, classes: int) -> None:
+    network: the answer (B, d), of unit size, to scaled vectors (B, d) and what is told of level and class (B, ``told``).
+    """
+
+    def __init__(self, network: nn.Module, dim: int, *, told: int, spread: float, classes: int) -> None:
         super().__init__()
-        self.dim, self.spread = dim, spread
-        self.enter = nn.Linear(dim, width)
-        self.level = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.class_of = nn.Embedding(classes + 1, width) if classes else None
-        self.blocks = nn.ModuleList(_Residual(width, dropout) for _ in range(depth))
-        self.leave = nn.Linear(width, dim)
-        nn.init.zeros_(self.leave.bias)
+        self.network, self.dim, self.spread = network, dim, spread
+        self.level = nn.Sequential(nn.Linear(2 * FREQUENCIES, told), nn.SiLU(), nn.Linear(told, told))
+        self.class_of = nn.Embedding(classes + 1, told) if classes else None
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-3, 3, FREQUENCIES), persistent=False)
 
     def forward(self, x: Tensor, log_sigma: Tensor, *rest: Any) -> Tensor:
         """(B,): the last of ``rest`` are offsets; before them stands the class (B,), where there are classes."""
         rows, sigma = x.reshape(-1, self.dim), log_sigma.exp()
         total = (sigma.square() + self.spread**2).sqrt()
-        answer = self._network(rows / total, log_sigma, rest[0] if self.class_of is not None else None)
+        told = self._told(log_sigma.to(rows.dtype), rest[0] if self.class_of is not None else None)
+        answer = self.network(rows / total, told)
         # x - D = (sigma / total)^2 x - (sigma spread / total) answer, and that is divided by sigma
         return 0.5 * (sigma / total.square() * rows - self.spread / total * answer).square().sum(1)
 
-    def _network(self, x: Tensor, log_sigma: Tensor, classes: Tensor | None) -> Tensor:
+    def _told(self, log_sigma: Tensor, classes: Tensor | None) -> Tensor:
         assert isinstance(self.frequencies, Tensor)
-        angle = 0.25 * log_sigma.to(x.dtype) * self.frequencies.to(x.dtype)
-        told = self.level(torch.cat([angle.sin(), angle.cos()], 1))
+        angle = 0.25 * log_sigma * self.frequencies.to(log_sigma.dtype)
+        told: Tensor = self.level(torch.cat([angle.sin(), angle.cos()], 1))
         if classes is not None and self.class_of is not None:
             told = told + self.class_of(classes)
+        return told
+
+
+class VectorNetwork(nn.Module):
+    """(B, d) of noised vectors (B, d) and what is told of level and class (B, told): residual blocks of dense layers."""
+
+    def __init__(self, dim: int, *, told: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(_Residual(width, told, dropout) for _ in range(depth))
+        self.leave = nn.Linear(width, dim)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """The network's answer, of the shape of x."""
         hidden = self.enter(x)
         for block in self.blocks:
             hidden = block(hidden, told)
-        return self.leave(nn.functional.silu(hidden))
+        out: Tensor = self.leave(nn.functional.silu(hidden))
+        return out
 
 
 class _Residual(nn.Module):
     """h + W2 silu(W1 silu(h) + told)."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, told: int, dropout: float) -> None:
         super().__init__()
-        self.first, self.second, self.told = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.first, self.second, self.told = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(told, width)
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.second.bias)
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
     def forward(self, hidden: Tensor, told: Tensor) -> Tensor:
-        """(B, width) of (B, width) and what is told of level and class (B, width)."""
+        """(B, width) of (B, width) and what is told of level and class (B, told)."""
         inner = nn.functional.silu(self.first(nn.functional.silu(hidden)) + self.told(told))
         out: Tensor = hidden + self.second(self.dropout(inner))
         return out

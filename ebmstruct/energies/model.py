@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ebmstruct.errors import GraphError
 from ebmstruct.graph import Assignment, Discrete, Factor, FactorGraph, Variables
+
+if TYPE_CHECKING:
+    from ebmstruct.inference import Budget
 
 
 class Inputs(Protocol):
@@ -74,6 +77,17 @@ class EnergyModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any) -> FactorGraph:
         """The factor graph of a batch of prepared inputs: one instance each, in their order."""
+
+    def conditioned(
+        self, inputs: Any, fixing: Callable[[FactorGraph], Assignment | None], budget: Budget | None = None
+    ) -> tuple[FactorGraph, Mapping[str, Any]]:
+        """The graph in which answers for prepared inputs are sought, given what ``fixing`` says of it, and facts about it.
+
+        budget: when the answer must be there, for models that can do less in less time.
+        """
+        graph: FactorGraph = self(inputs)
+        fixed = fixing(graph)
+        return (graph if fixed is None else graph.condition(fixed)), {}
 
     def graph(self, xs: Sequence[Any]) -> FactorGraph:
         """``prepare`` and ``forward`` in one step, for inputs that are seen once."""

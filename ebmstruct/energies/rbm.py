@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmstruct.energies.experts import vectors
 from ebmstruct.energies.model import EnergyModel
-from ebmstruct.graph import BlockFactor, Discrete, FactorGraph, ResidualFactor, TableFactor, Variables
+from ebmstruct.energies.shared_topology import graph_of
+from ebmstruct.graph import (
+    Assignment,
+    BilinearFactor,
+    BlockFactor,
+    Discrete,
+    Factor,
+    FactorGraph,
+    ResidualFactor,
+    TableFactor,
+    Variables,
+)
 
 Form = Literal["joint", "free"]
 
@@ -24,9 +35,13 @@ class BoltzmannMachine(EnergyModel):
     form: ``joint``, a graph of two blocks, of which ``hidden_block`` is latent: a target does not know it, a query sums it
     out, Gibbs sampling draws the blocks in turn; ``free``, the visible block alone with the free energy
     F(v) = -sum_i b_i[v_i] - sum_j softplus(c_j + sum_i W_ij[v_i]), also of weights in place of states.
-    An input may be anything: only how many there are counts. Parameters: visible_bias, hidden_bias, weight.
-    Cost: O(visible hidden K) rows an instance in the joint form, which shares one set of tables; a product of matrices in
-    the free form. Log partition: exact in the joint form where the fewer units of either side are about 20.
+    centred: units enter the energy less what they are on average, v - m and h - 1/2, with m found at the start of a
+    training (Montavon and Mueller 2012): the same distributions by other parameters, whose gradients disturb each other
+    less.
+    weight_spread: standard deviation of the first weights.
+    An input may be anything: only how many there are counts. Parameters: visible_bias, hidden_bias, weight. A training
+    begins with visible biases at the log odds of the training data (``initialise``).
+    Cost: a product of matrices in both forms. Log partition: exact where the fewer units of either side are about 20.
     """
 
     def __init__(
@@ -36,6 +51,8 @@ class BoltzmannMachine(EnergyModel):
         *,
         states: int = 2,
         form: Form = "joint",
+        centred: bool = False,
+        weight_spread: float = 0.01,
         visible_block: str = "v",
         hidden_block: str = "h",
     ) -> None:
@@ -43,27 +60,71 @@ class BoltzmannMachine(EnergyModel):
         free = 1 if states == 2 else states
         self.visible_bias = nn.Parameter(torch.zeros(visible, free))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-        self.weight = nn.Parameter(torch.randn(visible, free, hidden) * 0.01)
+        self.weight = nn.Parameter(torch.randn(visible, free, hidden) * weight_spread)
+        self.visible_offset: Tensor | None
+        self.register_buffer("visible_offset", torch.full((visible, free), 1.0 / states) if centred else None)
         self.visible, self.hidden, self.states, self.form = visible, hidden, states, form
         self.visible_block, self.hidden_block = visible_block, hidden_block
         self.free_energy = FreeEnergyOfHidden()
 
     def forward(self, inputs: Any) -> FactorGraph:
-        count, device = len(inputs), self.device
-        v = Variables(self.visible_block, Discrete(self.states), torch.arange(count + 1, device=device) * self.visible)
-        bias, weight = self._of_states(self.visible_bias), self._of_states(self.weight)
-        unary = TableFactor((v.name,), "visible", (-bias).repeat(count, 1))
+        count = len(inputs)
+        v, h = self.visible_block, self.hidden_block
+        visible, hidden = self.biases()
+        factors: list[Factor] = [self._single(v, "visible", -self._of_states(visible), count)]
         if self.form == "free":
-            given = tuple(t.expand(count, *t.shape) for t in (self.hidden_bias, weight.flatten(0, 1)))
-            return FactorGraph([v], [unary, BlockFactor((v.name,), "hidden", self.free_energy, given, relaxed=True)])
-        h = Variables(self.hidden_block, Discrete(2), torch.arange(count + 1, device=device) * self.hidden)
-        index, rows = all_pairs(count, self.visible, self.hidden, device)
-        tables = torch.stack([torch.zeros_like(weight), -weight], -1)  # (visible, K, hidden, 2)
-        pairs = TableFactor(
-            (v.name, h.name), "weight", tables.transpose(1, 2).reshape(-1), index, rows * (2 * self.states)
-        )
-        hidden = torch.stack([torch.zeros_like(self.hidden_bias), -self.hidden_bias], 1)
-        return FactorGraph([v, h], [unary, TableFactor((h.name,), "hidden", hidden.repeat(count, 1)), pairs])
+            given = tuple(t.expand(count, *t.shape) for t in (hidden, self._of_states(self.weight).flatten(0, 1)))
+            factors.append(BlockFactor((v,), "hidden", self.free_energy, given, relaxed=True))
+        else:
+            own = torch.stack([torch.zeros_like(hidden), -hidden], 1)
+            factors.append(self._single(h, "hidden", own, count))
+            factors.append(BilinearFactor((v, h), "weight", -self.weight[..., None]))
+        return graph_of(self, (count, self.device, self.form, v, h), factors, lambda: self._variables(count))
+
+    def _single(self, block: str, label: str, tables: Tensor, count: int) -> TableFactor:
+        """One table a site (n, K), shared by the instances."""
+        starts = torch.arange(0, tables.numel(), tables.shape[1], device=tables.device).repeat(count)
+        return TableFactor((block,), label, tables.reshape(-1), starts=starts)
+
+    def _variables(self, count: int) -> list[Variables]:
+        steps = torch.arange(count + 1, device=self.device)
+        v = Variables(self.visible_block, Discrete(self.states), steps * self.visible)
+        return [v] if self.form == "free" else [v, Variables(self.hidden_block, Discrete(2), steps * self.hidden)]
+
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """(V, k) and (H,): the biases of units that are not centred, k being 1 with two states."""
+        if self.visible_offset is None:
+            return self.visible_bias, self.hidden_bias
+        hidden = self.hidden_bias - torch.einsum("vk,vkh->h", self.visible_offset, self.weight)
+        return self.visible_bias - 0.5 * self.weight.sum(2), hidden
+
+    @property
+    def initialises(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Put visible biases at the log odds of the target's units, and the offsets of centred units at their means."""
+        states = target[self.visible_block].reshape(-1, self.visible)
+        seen = torch.nn.functional.one_hot(states, self.states).to(self.weight.dtype)
+        known = target.known.get(self.visible_block)
+        if known is not None:
+            seen = seen * known.reshape(-1, self.visible, 1)
+        count = seen.sum(0)
+        chance = (count + 1.0 / self.states) / (count.sum(1, keepdim=True) + 1.0)
+        log_chance = chance.log()
+        self.visible_bias.copy_((log_chance[:, 1:] - log_chance[:, :1]) if self.states == 2 else log_chance)
+        if self.visible_offset is not None:
+            self.visible_offset.copy_(chance[:, 1:] if self.states == 2 else chance)
+            self.visible_bias.add_(0.5 * self.weight.sum(2))
+
+    def filters(self) -> Tensor:
+        """(H, V): the weights of each hidden unit, to be drawn; of categorical units the slope over their states."""
+        weight = self.weight.detach()
+        if self.states == 2:
+            return weight[:, 0].T
+        steps = torch.linspace(-1, 1, self.states).to(weight)
+        return torch.einsum("vkh,k->hv", weight - weight.mean(1, keepdim=True), steps / steps.square().sum())
 
     def _of_states(self, parameter: Tensor) -> Tensor:
         """A parameter (visible, K, ...): with two states the first has none."""

@@ -88,6 +88,7 @@ CORE: dict[str, dict[str, str]] = {
         "concave_convex": "ebmstruct.learning.losses:ConcaveConvex",
         "value_matching": "ebmstruct.learning.losses:ValueMatching",
         "score_matching": "ebmstruct.learning.losses:ScoreMatching",
+        "hybrid_likelihood": "ebmstruct.learning.losses:HybridLikelihood",
         "denoising": "ebmstruct.learning.losses:DenoisingScoreMatching",
         "ratio_matching": "ebmstruct.learning.losses:RatioMatching",
         "noise_contrastive_estimation": "ebmstruct.learning.losses:NoiseContrastiveEstimation",

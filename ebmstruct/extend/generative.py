@@ -28,9 +28,9 @@ class Generative(Task):
     missing unknown, so that conditioning is encoding a partial record. The section ``solver`` of the task file is the
     sampler.
 
-    Evaluation draws as many records as a split has and calls ``score`` on them: the i-th record drawn has nothing to do
-    with the i-th of the data. ``ebmstruct generate`` draws as many as are wanted; ``ebmstruct predict`` fills in what is
-    missing of a record, by the least energy.
+    Evaluation draws as many records as a split has and calls ``score`` (and ``quality``) on them: the i-th record drawn
+    has nothing to do with the i-th of the data. ``ebmstruct generate`` draws as many as are wanted; ``ebmstruct predict``
+    fills in what is missing of a record, by the least energy.
     """
 
     suffix: ClassVar[str] = ".jsonl"
@@ -64,6 +64,12 @@ class Generative(Task):
             return None
         return self.encode([self.partial(x, schema) for x in xs], graph, schema)
 
+    def answering(self, solver: Solver | None) -> Solver | None:
+        """What is asked for least energies and for the sums of losses, given the sampler of the task file; None leaves it
+        to the engine. A sampler that answers those questions too is returned as it is.
+        """
+        return None
+
     def infer(
         self,
         graph: FactorGraph,
@@ -73,8 +79,8 @@ class Generative(Task):
         budget: Budget | None = None,
         detail: bool = False,
     ) -> Inference:
-        """Complete each record by the least energy; the solver of the task file is a sampler, and is not asked."""
-        return super().infer(graph, schema, solver=None, budget=budget, detail=detail)
+        """Complete each record by the least energy; what is asked is ``answering``."""
+        return super().infer(graph, schema, solver=self.answering(solver), budget=budget, detail=detail)
 
     def draw(
         self,
@@ -94,6 +100,18 @@ class Generative(Task):
         drawn = sample(graph, solver, num_samples=1, budget=budget, generator=generator, quiet=True)
         found = Assignment({name: value[0] for name, value in drawn.values.items()})
         return found, self.decode(found, graph, schema)
+
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
+        return list(records)
+
+    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+        """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
+
+        JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
+        is asked after each epoch, this at the end and by ``ebmstruct generate``.
+        """
+        return {}
 
     def measure(self, examples: Sequence[Example], model: EnergyModel, schema: Any) -> dict[str, Any]:
         """What the model itself says of examples (likelihoods, objectives of held-out data), as further metrics."""

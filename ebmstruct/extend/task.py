@@ -148,6 +148,8 @@ class Task(ABC):
     """Task-file sections (``energy``, ``loss``, ``train``, ``eval``) used where the file leaves them out."""
     metric: ClassVar[str] = "accuracy"
     """The metric (a key of what ``score`` returns) by which the best epoch is chosen; more is better."""
+    reads_paths: ClassVar[bool] = False
+    """Whether ``read`` takes the path of a file or folder in place of a file's text, as of pictures."""
 
     @abstractmethod
     def examples(self, split: str) -> Iterable[Example]:

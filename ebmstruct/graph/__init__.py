@@ -1,12 +1,14 @@
 """What is asked: variables, factors, and the factor graph that adds them up."""
 
 from ebmstruct.graph.assignment import Assignment
+from ebmstruct.graph.bilinear import BilinearFactor
 from ebmstruct.graph.chains import ChainFactor
 from ebmstruct.graph.continuous import Continuous, Real
 from ebmstruct.graph.counts import CountFactor
 from ebmstruct.graph.domains import Discrete, Domain
 from ebmstruct.graph.factor_graph import FactorGraph, union
 from ebmstruct.graph.factors import BlockFactor, Factor, Slope
+from ebmstruct.graph.function_tables import FunctionTableFactor
 from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.grids import GridFactor, potts_table
 from ebmstruct.graph.manifolds import SE2, SE3, SO2, SO3
@@ -25,6 +27,7 @@ __all__ = [
     "SO2",
     "SO3",
     "Assignment",
+    "BilinearFactor",
     "BlockFactor",
     "Cauchy",
     "ChainFactor",
@@ -34,6 +37,7 @@ __all__ = [
     "Domain",
     "Factor",
     "FactorGraph",
+    "FunctionTableFactor",
     "GaussianFactor",
     "GemanMcClure",
     "GridFactor",

@@ -13,6 +13,7 @@ from ebmstruct.graph.cells import cells_of
 from ebmstruct.graph.domains import Discrete
 from ebmstruct.graph.factor_graph import FactorGraph
 from ebmstruct.graph.factors import Factor
+from ebmstruct.graph.function_tables import FunctionTableFactor
 from ebmstruct.graph.gaussians import GaussianFactor
 from ebmstruct.graph.residuals import ResidualFactor
 from ebmstruct.graph.tables import TableFactor
@@ -25,10 +26,10 @@ def tabulation_refusal(graph: FactorGraph) -> str | None:
     for factor in graph.factors:
         domains = [v.domain for v in graph.scope(factor)]
         mixed = any(isinstance(d, Discrete) for d in domains) and not all(isinstance(d, Discrete) for d in domains)
-        if mixed and not isinstance(factor, ResidualFactor | GaussianFactor):
+        if mixed and not isinstance(factor, ResidualFactor | GaussianFactor | FunctionTableFactor):
             return (
-                f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only residuals "
-                "and Gaussians over both become tables"
+                f"factor {factor.label!r} is a {type(factor).__name__} over discrete and continuous blocks; only "
+                "residuals, Gaussians and tables by a function over both become tables"
             )
     return None
 
@@ -37,9 +38,9 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
     """The graph over the discrete blocks that is left when every continuous block is clamped to ``continuous``.
 
     Each row of a residual over discrete and continuous sites becomes a table over its discrete sites, a Gaussian one over
-    the site that chooses it; what looks at
-    continuous sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the
-    continuous values and in the factors' own. Evidence about discrete blocks is kept.
+    the site that chooses it, and a function of continuous blocks one over each site of its block; what looks at continuous
+    sites only becomes the constant. Energies agree with the graph's own, and are differentiable in the continuous values
+    and in the factors' own. Evidence about discrete blocks is kept.
     Errors: GraphError where a factor of another kind joins both. Cost: a residual for each state of each row.
     """
     reason = tabulation_refusal(graph)
@@ -59,6 +60,9 @@ def tabulate(graph: FactorGraph, continuous: Values) -> FactorGraph:
             factors.append(factor)
         elif not any(n in names for n in factor.scope):
             constant = constant + factor.instance_energies([values[n] for n in factor.scope], scope).double()
+        elif isinstance(factor, FunctionTableFactor):
+            tables = factor.table([values[n] for n in factor.scope[1:]], scope)
+            factors.append(TableFactor(factor.scope[:1], factor.label, tables))
         else:
             if isinstance(factor, GaussianFactor):
                 factors.append(_tabulated(factor, scope, values))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import ChainFactor, Factor, FactorGraph, GridFactor, SegmentFactor, TableFactor
+from ebmstruct.graph import BilinearFactor, ChainFactor, Factor, FactorGraph, GridFactor, SegmentFactor, TableFactor
 from ebmstruct.inference.result import Answer, Marginals, Result, Samples, Status
 
-TABLES = (TableFactor, ChainFactor, GridFactor, SegmentFactor)
+TABLES = (TableFactor, ChainFactor, GridFactor, BilinearFactor, SegmentFactor)
 """Factors whose values are tables of energies."""
 
 

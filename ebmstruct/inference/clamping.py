@@ -13,9 +13,11 @@ from ebmstruct.inference.smooth_energy import open_continuous
 def tables_left(graph: FactorGraph) -> FactorGraph | None:
     """The graph over the discrete blocks, where all continuous ones are clamped and every factor becomes tables.
 
-    None where there is no continuous block, where one is open, or where a factor of another kind joins both.
+    None where there is no continuous block, where one is open, where there is no discrete one, or where a factor of
+    another kind joins both.
     """
-    if not any(isinstance(v.domain, Continuous) for v in graph.variables.values()) or open_continuous(graph):
+    kinds = [isinstance(v.domain, Continuous) for v in graph.variables.values()]
+    if not any(kinds) or all(kinds) or open_continuous(graph):
         return None
     return None if tabulation_refusal(graph) is not None else tabulate(graph, {})
 

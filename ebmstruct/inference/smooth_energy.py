@@ -12,7 +12,17 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from ebmstruct.errors import GraphError, SolverRefusal
-from ebmstruct.graph import Assignment, BlockFactor, Continuous, Discrete, FactorGraph, Real, ResidualFactor, Variables
+from ebmstruct.graph import (
+    Assignment,
+    BlockFactor,
+    Continuous,
+    Discrete,
+    FactorGraph,
+    FunctionTableFactor,
+    Real,
+    ResidualFactor,
+    Variables,
+)
 
 ENGINE = Variable._execution_engine  # type: ignore[attr-defined]
 """What computes gradients for ``torch.autograd.grad``, without its checks."""
@@ -52,7 +62,7 @@ def constraint_labels(graph: FactorGraph) -> list[str]:
 def starting_point(graph: FactorGraph, init: Assignment | None) -> dict[str, Tensor]:
     """Values of every block that is continuous or clamped: ``init`` where it speaks, else each domain's own start.
 
-    The precision is that of ``init``, else that of the factors' values, else float64 (float32 where a BlockFactor
+    The precision is that of ``init``, else that of the factors' values, else float64 (float32 where a function
     without inputs hides its own). Values outside a domain are brought into it.
     """
     dtype = precision(graph)
@@ -92,7 +102,7 @@ def precision(graph: FactorGraph) -> torch.dtype:
             for tensor in value if isinstance(value, tuple) else (value,):
                 if tensor is not None and tensor.is_floating_point():
                     found = tensor.dtype if found is None else torch.promote_types(found, tensor.dtype)
-        hidden = hidden or (isinstance(factor, BlockFactor) and not factor.inputs)
+        hidden = hidden or (isinstance(factor, (BlockFactor, FunctionTableFactor)) and not factor.inputs)
     if found is not None:
         return found
     return torch.get_default_dtype() if hidden else torch.float64

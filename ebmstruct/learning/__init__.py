@@ -11,6 +11,7 @@ from ebmstruct.learning.losses import (
     ExpectationMaximisation,
     FenchelYoung,
     GeneralizedHinge,
+    HybridLikelihood,
     Implicit,
     InferenceNetwork,
     LogLoss,
@@ -36,12 +37,14 @@ from ebmstruct.learning.losses import (
     ValueMatching,
 )
 from ebmstruct.learning.options import TrainingOptions
+from ebmstruct.learning.posterior import AveragedModel, PosteriorOptions, WeightDraws, sample_posterior
 from ebmstruct.learning.precision import resolve_device
 from ebmstruct.learning.tracing import TrainingEvent, TrainingTrace
 from ebmstruct.learning.training import fit
 
 __all__ = [
     "Amortisation",
+    "AveragedModel",
     "BoundedLikelihood",
     "ConcaveConvex",
     "ContrastiveDivergence",
@@ -49,6 +52,7 @@ __all__ = [
     "ExpectationMaximisation",
     "FenchelYoung",
     "GeneralizedHinge",
+    "HybridLikelihood",
     "Implicit",
     "InferenceNetwork",
     "LVQ2",
@@ -61,6 +65,7 @@ __all__ = [
     "Perceptron",
     "PersistentContrastiveDivergence",
     "PerturbAndMap",
+    "PosteriorOptions",
     "PseudoLikelihood",
     "RatioMatching",
     "SampledLikelihood",
@@ -77,6 +82,8 @@ __all__ = [
     "TrainingTrace",
     "Unrolled",
     "ValueMatching",
+    "WeightDraws",
     "fit",
     "resolve_device",
+    "sample_posterior",
 ]

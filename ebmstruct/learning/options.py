@@ -33,6 +33,10 @@ class TrainingOptions:
     least 1 - ema in it, so that it looks back 1 / (1 - ema) steps; none: all steps count the same.
     precision: float32; bfloat16: the model's forward pass in mixed precision (torch.autocast), everything else as ever;
     float64: weights, energies and optimiser in double precision while it trains.
+    rollback: how often a training that comes apart may go back to where it was last sound, with a smaller step size,
+    before it is given up; 0: never (and never for ``lbfgs``).  rollback_factor: by which the step size is multiplied; its
+    square, its cube, where it came back to the same place.  rollback_steps: steps between the places to which it may go
+    back; none: 100 for losses by samples, an epoch for others.
     patience: stop after this many epochs without a better dev metric, at an evaluation.  keep_best: end with the best
     epoch's weights.  evaluate_every: epochs between evaluations on dev.
     seed: of shuffling, initial weights and noise.  device: cpu, cuda, cuda:0, mps ...  threads: of torch in this process,
@@ -58,6 +62,9 @@ class TrainingOptions:
     average: int | None = None
     ema: float | None = None
     precision: PrecisionName = "float32"
+    rollback: int = 5
+    rollback_factor: float = 0.5
+    rollback_steps: int | None = None
     patience: int | None = None
     keep_best: bool = True
     evaluate_every: int = 1
@@ -98,6 +105,13 @@ class TrainingOptions:
                 ("clip", "above 0, or left out", self.clip is None or self.clip > 0),
                 ("average", "at least 0, or left out", self.average is None or self.average >= 0),
                 ("ema", "above 0 and below 1, or left out", self.ema is None or 0 < self.ema < 1),
+                ("rollback", "at least 0", self.rollback >= 0),
+                ("rollback_factor", "above 0 and below 1", 0 < self.rollback_factor < 1),
+                (
+                    "rollback_steps",
+                    "at least 1, or left out",
+                    self.rollback_steps is None or self.rollback_steps >= 1,
+                ),
                 ("patience", "at least 1, or left out", self.patience is None or self.patience >= 1),
                 ("evaluate_every", "at least 1", self.evaluate_every >= 1),
                 ("threads", "at least 1", self.threads >= 1),

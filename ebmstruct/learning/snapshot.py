@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ebmstruct.energies import EnergyModel
-from ebmstruct.errors import RunFolderError, TrainingDiverged
+from ebmstruct.errors import RunFolderError
 from ebmstruct.learning.checkpoint import load_tree, save_tree, settled
+from ebmstruct.learning.divergence import CameApart, Watch
 from ebmstruct.learning.optimizing import Averager, Optimizers
 from ebmstruct.learning.options import WRITING, TrainingOptions
 from ebmstruct.learning.tracing import Sums, TrainingTrace
@@ -29,6 +30,8 @@ class Standing:
 
     epoch: how many are done.  step: how many steps of the present one.  sums: their figures.  loss_state: what the loss
     keeps from step to step. Noise needs no entry: every step seeds its own, from where it stands.
+    watch: what is remembered of the steps.  good: the place to go back to (``core``), once there is one.  repeats: how
+    often it was gone back to.  scale: what the step size is multiplied by since then.
     """
 
     model: EnergyModel
@@ -40,6 +43,10 @@ class Standing:
     step: int = 0
     sums: Sums = field(default_factory=Sums)
     loss_state: Any = None
+    watch: Watch = field(default_factory=Watch)
+    good: dict[str, Any] | None = None
+    repeats: int = 0
+    scale: float = 1.0
 
     def keep(self, state: Any, loss: str) -> None:
         """Take over what a loss returned; TypeError where no checkpoint could hold it."""
@@ -48,8 +55,8 @@ class Standing:
         except TypeError as fault:
             raise TypeError(f"the state of loss {loss} cannot be kept: {fault}") from None
 
-    def tree(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def core(self) -> dict[str, Any]:
+        """What comes back when the training goes back; it shares memory with what goes on."""
         trace = self.trace
         return {
             "epoch": self.epoch,
@@ -59,20 +66,35 @@ class Standing:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.averager is None else self.averager.state(),
             "best_weights": self.best_weights,
-            "trace": [trace.epochs, trace.best_epoch, trace.best, trace.evaluated],
+            "trace": [list(trace.epochs), trace.best_epoch, trace.best, trace.evaluated],
             "loss_state": self.loss_state,
+            "watch": self.watch.state(),
         }
 
-    def load(self, saved: Any) -> None:
-        """Take over what ``tree`` gave."""
+    def load_core(self, saved: Any) -> None:
+        """Take over what ``core`` gave; how often the training went back stays."""
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averager is not None:
             self.averager.load(saved["average"])
         self.best_weights = saved["best_weights"]
-        self.trace = TrainingTrace(*saved["trace"])
+        epochs, best_epoch, best, evaluated = saved["trace"]
+        self.trace = TrainingTrace(epochs, best_epoch, best, evaluated, self.trace.rollbacks)
         self.sums = Sums.of(saved["sums"])
+        self.watch.load(saved["watch"])
         self.epoch, self.step, self.loss_state = saved["epoch"], saved["step"], saved["loss_state"]
+
+    def tree(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        back = {"good": self.good, "repeats": self.repeats, "scale": self.scale, "rollbacks": self.trace.rollbacks}
+        return {**self.core(), "back": back}
+
+    def load(self, saved: Any) -> None:
+        """Take over what ``tree`` gave."""
+        back = saved["back"]
+        self.good, self.repeats, self.scale = back["good"], back["repeats"], back["scale"]
+        self.trace = TrainingTrace(rollbacks=back["rollbacks"])
+        self.load_core(saved)
 
 
 class Checkpoints:
@@ -125,7 +147,7 @@ class Checkpoints:
         return over or self.written is None or time.monotonic() - self._last >= _SHARE * self._cost
 
     def write(self, standing: Standing) -> None:
-        """Write one now; TrainingDiverged, and the one before stays, where weights are not finite."""
+        """Write one now; CameApart, and the one before stays, where weights are not finite."""
         if self.path is None or self.written == (standing.epoch, standing.step):
             return
         started = time.monotonic()
@@ -136,13 +158,10 @@ class Checkpoints:
         self._cost = self._last - started
 
     def check_finite(self, standing: Standing) -> None:
-        """TrainingDiverged where the weights are no longer finite."""
-        for name, weight in standing.model.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise TrainingDiverged(
-                    f"epoch {standing.epoch + 1}: the weights {name} are no longer finite; try a smaller train.lr or "
-                    f"train.clip. {self.last_good()}"
-                )
+        """CameApart where the weights are no longer finite."""
+        name = not_finite(standing.model)
+        if name is not None:
+            raise CameApart(f"the weights {name} are no longer finite")
 
     def last_good(self) -> str:
         """Where the last checkpoint is, in a sentence."""
@@ -160,3 +179,11 @@ class Checkpoints:
                 f"{self.path}: cannot resume, since {', '.join(changed)} differ from the run that was stopped; start anew "
                 "without --resume"
             )
+
+
+def not_finite(model: EnergyModel) -> str | None:
+    """The name of a parameter that is not finite, or None."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            return name
+    return None

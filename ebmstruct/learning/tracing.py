@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
 from ebmstruct.learning.losses import LossValue
+from ebmstruct.learning.losses.base import CLIPPED
 from ebmstruct.storage import cannot_write
 
 STEPS_FILE = "steps.csv"
@@ -50,12 +51,15 @@ class TrainingTrace:
     """What training was like: one mapping of numbers an epoch, and the epoch whose weights were kept.
 
     best: the dev metric there.  evaluated: the last epoch that was evaluated.
+    rollbacks: where the training had come apart and went back: ``epoch`` and ``step`` of the fault, ``to_epoch`` and
+    ``to_step`` (all from 1, but 0 for the beginning), ``reason``, ``scale`` (of the step size from there on), ``said``.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: float = float("-inf")
     evaluated: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Sums:
     """What is summed over the examples of a step, or over the steps of an epoch so far.
 
     loss, correct, incorrect: over examples, the last two over the ``compared`` ones whose two energies are finite.
-    gradient_norm: over steps.
+    gradient_norm: over steps.  clipped: the share of samples' numbers at a clip, over examples.
     """
 
     examples: int = 0
@@ -75,6 +79,7 @@ class Sums:
     compared: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    clipped: float = 0.0
 
     def add(self, other: Sums) -> None:
         """Count the other's in."""
@@ -84,6 +89,8 @@ class Sums:
     def count(self, found: LossValue) -> None:
         """Count the examples of a loss value in."""
         self.examples += found.value.shape[0]
+        if CLIPPED in found.figures:
+            self.clipped += float(found.figures[CLIPPED].sum())
         if found.correct is None or found.incorrect is None:
             self.loss += float(found.value.detach().sum())
             return
@@ -144,6 +151,7 @@ class StepTrace:
 
     def __init__(self, path: Path, after: int) -> None:
         """Open the file for the steps that follow step ``after``; with 0 it begins anew."""
+        self._path = path
         try:
             keep = _length_until(path, after) if after and path.exists() else 0
             self._file: IO[str] = path.open("r+" if keep else "w", encoding="utf-8", newline="", buffering=1)
@@ -160,6 +168,13 @@ class StepTrace:
         figures = [getattr(event, name) for name in COLUMNS[2:]]
         cells = [str(step), str(event.epoch), *("" if math.isnan(v) else f"{v:.9g}" for v in figures)]
         self._file.write(",".join(cells) + "\n")
+
+    def back(self, step: int) -> None:
+        """Take away the rows after a step, to which the training has gone back."""
+        self._file.flush()
+        keep = _length_until(self._path, step)
+        self._file.seek(keep)
+        self._file.truncate(keep)
 
     def close(self) -> None:
         """Close the file."""

@@ -9,19 +9,22 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ebmstruct.energies import EnergyModel, Inputs
-from ebmstruct.errors import ConfigError, DataError, TrainingDiverged
-from ebmstruct.graph import Assignment, Factor, FactorGraph
+from ebmstruct.errors import ConfigError, DataError
 from ebmstruct.inference import Solver
+from ebmstruct.learning.divergence import CameApart
 from ebmstruct.learning.losses import Loss, LossValue
 from ebmstruct.learning.optimizing import Averager, decay_penalty, gradient_norm, make_optimizer, rate_at
 from ebmstruct.learning.options import TrainingOptions
 from ebmstruct.learning.precision import Forward, Weights, resolve_device
+from ebmstruct.learning.recovery import FORBIDDEN, MEND, Recovery, named, outlier, suspects
+from ebmstruct.learning.seeds import mixed, seeded
 from ebmstruct.learning.snapshot import Checkpoints, Standing
+from ebmstruct.learning.teaching import Pair, Teacher
 from ebmstruct.learning.tensorboard import EventFiles, require_tensorboard
 from ebmstruct.learning.tracing import STEPS_FILE, StepTrace, Sums, TrainingEvent, TrainingTrace
 
@@ -33,24 +36,6 @@ STARTING = 10_000
 """Training examples, at most, by which a model chooses its first weights."""
 _PIECE = 1024
 """Examples whose gradients L-BFGS gathers at a time."""
-
-
-class Pair(Protocol):
-    """An input with its correct output, known at least in part."""
-
-    @property
-    def x(self) -> Any: ...
-
-    @property
-    def y(self) -> Any: ...
-
-
-class Teacher(Protocol):
-    """What training asks of a task: targets, and what wrong outputs cost."""
-
-    def encode(self, ys: Sequence[Any], graph: FactorGraph, schema: Any) -> Assignment: ...
-
-    def cost(self, graph: FactorGraph, target: Assignment, schema: Any) -> Sequence[Factor]: ...
 
 
 def fit(
@@ -76,8 +61,10 @@ def fit(
     checkpoint: a file written after each epoch and within long ones; with ``resume`` training goes on from it, to the same
     result as if it had never stopped.
     traces: a folder for ``steps.csv``, and for TensorBoard's files where the options ask for them.
-    Errors: TrainingDiverged where a loss, a gradient or weights stop being finite; ConfigError for a device or a library
-    that is not there, and where ``evaluate`` does not give the metric.
+    A training that comes apart goes back to where it was last sound, with a smaller step size (``options.rollback``); the
+    trace and the log say so.
+    Errors: TrainingDiverged where that does not help; ConfigError for a device or a library that is not there, and where
+    ``evaluate`` does not give the metric.
     """
     run = _Training(model, task, schema, train, loss, options or TrainingOptions(), solver)
     threads = torch.get_num_threads()
@@ -106,8 +93,8 @@ class _Training:
         options: TrainingOptions,
         solver: Solver | None,
     ) -> None:
-        self.model, self.task, self.schema, self.loss, self.options = model, task, schema, loss, options
-        self.solver = solver
+        self.model, self.task, self.schema = model, task, schema
+        self.loss, self.options, self.solver = loss, options, solver
         if not train:
             raise DataError("there is no example to train on; at least one is needed")
         if options.tensorboard:
@@ -130,6 +117,8 @@ class _Training:
         o = self.options
         averager = Averager(self.model, o.ema) if o.average is not None or o.ema is not None else None
         self.at = Standing(self.model, make_optimizer(self.model, o), averager)
+        self.recovery = Recovery(o, self.loss, self.steps)
+        self.last: list[tuple[Sequence[int], LossValue]] = []
         self.checkpoints = Checkpoints(checkpoint, o, self._facts())
         if resume and self.checkpoints.resume(self.at):
             log.info("resuming after epoch %d of %d and %d more steps", self.at.epoch, o.epochs, self.at.step)
@@ -139,7 +128,7 @@ class _Training:
     @torch.no_grad()
     def _start(self) -> None:
         """Let the model choose its first weights by some of the training data."""
-        generator = _seeded(self.options.seed, -1)
+        generator = seeded(self.options.seed, -1)
         some = torch.randperm(len(self.examples), generator=generator)[:STARTING].tolist()
         graph = self.forward(self.inputs.select(some))
         target = self.task.encode([self.examples[i].y for i in some], graph, self.schema)
@@ -153,14 +142,14 @@ class _Training:
         self, traces: Path | None, on_event: Callable[[TrainingEvent], None] | None, closing: contextlib.ExitStack
     ) -> None:
         """Open what is told of the training, for the steps that follow."""
-        self.on_event, self.step_trace, self.event_files = on_event, None, None
+        self.on_event, self.step_trace, self.event_files, self.traces = on_event, None, None, traces
         self.begun, self.begun_at = time.monotonic(), self._steps_done
         if traces is not None and self.options.trace_steps is not None:
             self.step_trace = StepTrace(traces / STEPS_FILE, self._steps_done)
             closing.callback(self.step_trace.close)
         if traces is not None and self.options.tensorboard:
             self.event_files = EventFiles(traces, self._steps_done)
-            closing.callback(self.event_files.close)
+            closing.callback(lambda: self.event_files.close() if self.event_files is not None else None)
 
     @property
     def _steps_done(self) -> int:
@@ -171,10 +160,13 @@ class _Training:
         if evaluate is None and self.options.patience is not None:
             log.warning("train.patience has no effect: there is nothing to evaluate on between epochs")
         while not self._over():
-            self._train_epoch()
-            self._end_epoch(evaluate, metric)
-            if self.checkpoints.due_after_epoch(over=self._over()):
-                self.checkpoints.write(self.at)
+            try:
+                self._train_epoch()
+                self._end_epoch(evaluate, metric)
+                if self.checkpoints.due_after_epoch(over=self._over()):
+                    self.checkpoints.write(self.at)
+            except CameApart as fault:
+                self._go_back(fault)
         if self.at.best_weights is not None:
             self.model.load_state_dict(self.at.best_weights)
         elif self.at.averager is not None:
@@ -182,22 +174,51 @@ class _Training:
         self.model.eval()
         return self.at.trace
 
+    def _go_back(self, fault: CameApart) -> None:
+        """To where all was well; TrainingDiverged where that is over, or where an example is at fault at any weights."""
+        said = self.recovery.back(self.at, fault, self.checkpoints)
+        wrong = self._unsound() if fault.examples else []
+        if wrong:
+            fault.advice = FORBIDDEN if fault.infinite else MEND
+            self.at.trace.rollbacks.pop()
+            where = f"epoch {self.at.epoch + 1}: the loss of {named(wrong)} is not finite"
+            raise self.recovery.given_up(self.at, fault, where, self.checkpoints)
+        log.warning("%s", said)
+        self.begun, self.begun_at = time.monotonic(), self._steps_done
+        if self.step_trace is not None:
+            self.step_trace.back(self._steps_done)
+        if self.event_files is not None and self.traces is not None:
+            self.event_files.close()
+            self.event_files = EventFiles(self.traces, self._steps_done)
+
+    def _unsound(self) -> list[int]:
+        """Of the step that went wrong, the examples whose loss is not finite now either; nothing is learned from them."""
+        kept, batches, wrong = self.at.loss_state, [positions for positions, _ in self.last], []
+        with torch.no_grad():
+            for positions in batches:
+                self.at.loss_state = copy.deepcopy(kept)
+                wrong += suspects(positions, self._losses(positions, Sums()).value)
+        self.at.loss_state = kept
+        return wrong
+
     def _over(self) -> bool:
         """Whether the last epoch is done, or the last evaluation came too long after the best one."""
         trace, patience = self.at.trace, self.options.patience
-        waited = patience is not None and trace.best_epoch > 0 and trace.evaluated - trace.best_epoch >= patience
-        return waited or self.at.epoch >= self.options.epochs
+        late = patience is not None and trace.best_epoch > 0 and trace.evaluated - trace.best_epoch >= patience
+        return late or self.at.epoch >= self.options.epochs
 
     def _train_epoch(self) -> None:
         """The steps of an epoch that are still to do."""
         at = self.at
         self.model.train()
-        order = torch.randperm(len(self.examples), generator=_seeded(self.options.seed, at.epoch)).tolist()
+        order = torch.randperm(len(self.examples), generator=seeded(self.options.seed, at.epoch)).tolist()
         while at.step < self.steps:
+            self.recovery.keep(at)
             wall, cpu = time.perf_counter(), time.process_time()
             self._set_rate()
             self._seed_noise(at.step)
             chosen = order[at.step * self.step_size : (at.step + 1) * self.step_size]
+            self.last.clear()
             figures = self._full_step() if self.full_batch else self._step(chosen)
             if at.averager is not None and at.epoch >= (self.options.average or 0):
                 at.averager.update()
@@ -212,6 +233,9 @@ class _Training:
         at = self.at
         self.checkpoints.check_finite(at)
         row = at.sums.row(at.epoch + 1)
+        back = sum(r["epoch"] == at.epoch + 1 for r in at.trace.rollbacks)
+        if back:
+            row["rollbacks"] = float(back)
         self._seed_noise(self.steps)
         self._evaluate(row, evaluate, metric)
         at.trace.epochs.append(row)
@@ -235,6 +259,7 @@ class _Training:
             done=self.done,
         )
         self.at.keep(found.state, self.loss.name)
+        self.last.append((positions, LossValue(found.value.detach(), None, found.correct)))
         figures.count(found)
         return found
 
@@ -246,7 +271,7 @@ class _Training:
             found = self._losses(chosen[begin : begin + self.batch_size], figures)
             _backward(found.value.sum() / len(chosen))
         figures.gradient_norm = gradient_norm(self.model, self.options.clip)
-        self._check_finite(figures)
+        self._check(figures)
         self.at.optimizer.step()
         return figures
 
@@ -271,27 +296,33 @@ class _Training:
         self.at.optimizer.step(closure)
         figures = evaluations[-1]
         figures.gradient_norm = gradient_norm(self.model, None)
-        self._check_finite(figures)
+        self._check(figures)
         return figures
 
-    def _check_finite(self, figures: Sums) -> None:
+    def _check(self, figures: Sums) -> None:
+        """CameApart where the step just computed shows that the training has."""
         value, norm = figures.loss, figures.gradient_norm
         if not (abs(value) < float("inf") and norm < float("inf")):
-            why = "try a smaller train.lr or train.clip"
-            if value == float("inf"):
-                why = "a target is forbidden by the energy's hard constraints, or an option of the loss is infinite"
-            raise TrainingDiverged(
-                f"epoch {self.at.epoch + 1}: the loss is {value} and the gradient's norm {norm}; {why}. "
-                f"{self.checkpoints.last_good()}"
-            )
+            wrong = [e for positions, found in self.last for e in suspects(positions, found.value)]
+            few = 0 < len(wrong) < figures.examples / 2
+            by = f", by {named(wrong)}" if few else ""
+            reason = f"the loss is {value:.4g} and the gradient's norm {norm:.4g}{by}"
+            raise CameApart(reason, examples=wrong, infinite=value == float("inf"))
+        if self.loss.by_samples and self.recovery.on:
+            sign = self.at.watch.look(figures)
+            if sign is not None:
+                known = [(p, f.correct) for p, f in self.last if f.correct is not None]
+                examples = [e for p, _ in known for e in p]
+                raise CameApart(sign + (outlier(examples, torch.cat([c for _, c in known])) if known else ""))
 
     def _seed_noise(self, step: int) -> None:
         """Seed what dropout layers and losses draw from, for this step alone, so that a resumed run draws the same.
 
         The CPU's generator directly: ``torch.manual_seed`` also visits devices that are not there, at 0.4 ms a call.
         """
-        seed = _mixed(self.options.seed, self.at.epoch, step)
-        self.noise.manual_seed(_mixed(seed, 1))
+        back = len(self.at.trace.rollbacks)
+        seed = mixed(self.options.seed, self.at.epoch, step, *((back,) if back else ()))
+        self.noise.manual_seed(mixed(seed, 1))
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.manual_seed(seed)
@@ -299,7 +330,10 @@ class _Training:
     def _set_rate(self) -> None:
         self.done = self._steps_done / (self.options.epochs * self.steps)
         for group in self.at.optimizer.param_groups:
-            group["lr"] = rate_at(self.done, self.options) * group.get("scale", 1.0)
+            group["lr"] = self._rate() * group.get("scale", 1.0)
+
+    def _rate(self) -> float:
+        return rate_at(self.done, self.options) * self.at.scale
 
     def _tell(self, figures: Sums) -> None:
         """Tell whoever watches of the step that has just been made."""
@@ -320,7 +354,7 @@ class _Training:
             figures.energy_correct,
             figures.energy_incorrect,
             figures.margin,
-            rate_at(self.done, self.options),
+            self._rate(),
         )
         if written and self.step_trace is not None:
             self.step_trace.write(done, event)
@@ -346,21 +380,6 @@ class _Training:
                 at.trace.best, at.trace.best_epoch = score, epoch
                 if self.options.keep_best:
                     at.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-
-
-def _seeded(*parts: int) -> torch.Generator:
-    generator = torch.Generator()
-    generator.manual_seed(_mixed(*parts))
-    return generator
-
-
-def _mixed(*parts: int) -> int:
-    """One seed from several numbers, so that each step's noise depends on where it stands and on nothing else."""
-    value = 0x9E3779B97F4A7C15
-    for part in parts:
-        value = ((value ^ (part + 0x7F4A7C15)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        value ^= value >> 31
-    return value & 0x7FFFFFFFFFFFFFFF
 
 
 def _told(row: Mapping[str, float]) -> str:

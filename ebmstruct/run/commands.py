@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write_json(summary.metrics)
     elif not getattr(arguments, "quiet", False):
         for split, metrics in summary.metrics["splits"].items():
-            _write(_scores(split, metrics))
+            _write(scores(split, metrics))
         _write(f"report: {summary.report}")
 
 
@@ -48,13 +48,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
             predictions=Path(arguments.output) if arguments.output else None,
             on_progress=shown,
         )
-    _write_json(plain(found.metrics)) if arguments.json else _write(_scores(found.split, found.metrics))
+    _write_json(plain(found.metrics)) if arguments.json else _write(scores(found.split, found.metrics))
 
 
 def predict(arguments: argparse.Namespace) -> None:
     """Predict for raw text."""
-    text = _input(arguments.input)
     predictor = load(arguments.run, device=arguments.device)
+    text = arguments.input if predictor.task.reads_paths else _input(arguments.input)
     predictions = predictor.predict_text(text, deadline_s=arguments.deadline)
     if not predictions:
         raise DataError(
@@ -138,6 +138,8 @@ def _prediction_json(task: Any, prediction: Any) -> str:
         return json.dumps({"status": prediction.status, "energy": None})
     names = ("energy", "lower_bound", "gap", "status")
     record = task.record(prediction.x, prediction.output) | {name: getattr(prediction, name) for name in names}
+    if prediction.draws is not None:
+        record["draws"] = prediction.draws
     return json.dumps(plain(record), ensure_ascii=False)
 
 
@@ -152,7 +154,8 @@ def _prediction_text(task: Any, prediction: Any) -> str:
     )
 
 
-def _scores(split: str, metrics: Any) -> str:
+def scores(split: str, metrics: Any) -> str:
+    """The numbers among metrics in a line."""
     numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "examples"}
     shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
     return f"{split} ({metrics.get('examples', '?')} examples): {shown}"

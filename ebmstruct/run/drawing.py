@@ -62,6 +62,7 @@ def draws(predictor: Predictor, x: Mapping[str, Any], count: int, generator: Gen
                 graph = graph.condition(fixed)
             values, records = task.draw(graph, predictor.schema, solver=predictor.solver, generator=generator)
             energy = graph.energy(values)
+        records = task.with_given(records, xs, predictor.schema)
         if len(records) != len(xs):
             raise PluginError(f"task {task.name} decoded {len(records)} records where {len(xs)} were drawn")
         yield Drawn(records, energy.tolist())
@@ -103,29 +104,37 @@ def evaluate_draws(
     *,
     seed: int = 0,
     most: int = MOST,
+    at_length: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """As many records drawn as there are examples, at most ``most``, held against them by the task's score.
 
     The energies are those of records that were drawn and of the examples, each with what is latent at its least.
+    at_length: also take the measures of ``Generative.quality``.
     """
+    task = generative(predictor)
     own = some_of(examples, most)
     wall, cpu = time.perf_counter(), time.process_time()
     found = drawn(predictor, {}, len(own), seed, on_progress=on_progress)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     real, made = energies(predictor, [e.y for e in own]), energies(predictor, found.records)
-    task = predictor.task
-    metrics = {
-        **task.score(own, found.records),
-        **generative(predictor).measure(own, predictor.model, predictor.schema),
-    }
+    metrics = {**task.score(own, found.records), **task.measure(own, predictor.model, predictor.schema)}
     if not isinstance(metrics.get(task.metric), (int, float)):
         said = ", ".join(metrics) or "nothing"
         raise PluginError(f"task {task.name}: score gave no number for its metric {task.metric!r}; it gave {said}")
+    if at_length:
+        metrics |= at_length_of(task, own, found.records)
     facts = {"mean_energy_drawn": _mean(made), "mean_energy_real": _mean(real), "seconds": wall, "cpu_seconds": cpu}
     metrics = {"examples": len(own), **metrics, "inference": facts}
     nothing = [math.inf] * len(own)
     return Evaluation(split, own, found.records, made, real, nothing, ["DRAWN"] * len(own), metrics)
+
+
+def at_length_of(task: Generative, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    """The values of the task's measures by name, and all that it says of them under ``quality``."""
+    figures = task.quality(examples, records)
+    values = {name: entry.get("value") for name, entry in figures.get("measures", {}).items()}
+    return {**{k: v for k, v in values.items() if v is not None}, **({"quality": figures} if figures else {})}
 
 
 def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
@@ -135,6 +144,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
     from ebmstruct.inference import minimize
 
     task, found = generative(predictor), []
+    solver = task.answering(predictor.solver)
     for begin in range(0, len(records), TOGETHER):
         part = records[begin : begin + TOGETHER]
         with torch.no_grad():
@@ -142,7 +152,7 @@ def energies(predictor: Predictor, records: Sequence[Any]) -> list[float]:
             target = task.encode(part, graph, predictor.schema)
             clamped = graph.condition(target)
             whole = target.complete(tuple(n for n in graph.topology.names if not _fixed(graph, n)))
-            energy: Tensor = clamped.energy(target) if whole else minimize(clamped).energy
+            energy: Tensor = clamped.energy(target) if whole else minimize(clamped, solver).energy
         found += energy.tolist()
     return found
 

@@ -133,7 +133,7 @@ def _draw_scorer(
         training = predictor.model.training
         predictor.model.eval()
         try:
-            found = evaluate_draws(predictor, examples, "dev", most=WHILE_TRAINING)
+            found = evaluate_draws(predictor, examples, "dev", most=WHILE_TRAINING, at_length=False)
         finally:
             predictor.model.train(training)
         if on_drawn is not None:

@@ -28,11 +28,12 @@ CONFIG, SCHEMA, MODEL, MANIFEST = "config.yaml", "schema.json", "model.safetenso
 SCHEMA_TENSORS, CHECKPOINT, METRICS = "schema.safetensors", "checkpoint.safetensors", "metrics.json"
 TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA = "trace.csv", "trace.jsonl", "environment.json", "data.json"
 STEPS, TENSORBOARD = "steps.csv", "tensorboard"
+POSTERIOR, POSTERIOR_FACTS = "posterior.safetensors", "posterior.json"
 REPORT, LOG, PREDICTIONS, DRAWN, GENERATED = "report.html", "run.log", "predictions", "drawn", "generated"
 LOCK = ".lock"
 _OURS = (
     *(CONFIG, SCHEMA, MODEL, MANIFEST, SCHEMA_TENSORS, METRICS, TRACE_CSV, TRACE_LINES, ENVIRONMENT, DATA, REPORT),
-    *(STEPS, LOG, PREDICTIONS, TENSORBOARD, DRAWN, GENERATED, LOCK),
+    *(STEPS, LOG, PREDICTIONS, TENSORBOARD, DRAWN, GENERATED, LOCK, POSTERIOR, POSTERIOR_FACTS),
 )
 _FOLDERS = (PREDICTIONS, TENSORBOARD, DRAWN, GENERATED)
 
@@ -148,6 +149,11 @@ class RunFolder:
     def write_model(self, model: nn.Module) -> None:
         """Write the weights."""
         self._write_tensors(MODEL, model.state_dict())
+
+    def write_draws(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write draws of the weights; the facts come first, so that draws that are there are whole."""
+        storage.write_json(self.path / POSTERIOR_FACTS, facts)
+        self._write_tensors(POSTERIOR, tensors)
 
     def finish(self, **facts: Any) -> None:
         """Write the manifest: facts, and the hash of every file of the run. The checkpoint goes once that is done."""

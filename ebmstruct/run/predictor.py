@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +22,7 @@ class Prediction:
 
     output: what the task decodes, a JSON value.  energy: of the output; low is good.  lower_bound: no output has
     less; -inf where nothing is known.  gap: how far the energy may lie above the least.  status: name of a Status.
+    draws: how many draws of the weights it is averaged over; None for a run without a posterior.
     """
 
     x: Any
@@ -30,6 +31,7 @@ class Prediction:
     lower_bound: float
     gap: float
     status: str
+    draws: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +99,16 @@ class Predictor:
         import torch
 
         with torch.no_grad():
-            graph = self.model(inputs)
-            fixed = self.task.evidence(xs, graph, self.schema)
-            if fixed is not None:
-                graph = graph.condition(fixed)
+            graph, facts = self.model.conditioned(
+                inputs, lambda graph: self.task.evidence(xs, graph, self.schema), budget
+            )
             found = self.task.infer(graph, self.schema, solver=self.solver, budget=budget, detail=detail)
         if len(found.outputs) != len(inputs):
             raise PluginError(
                 f"task {self.task.name} decoded {len(found.outputs)} outputs for {len(inputs)} inputs, not one each"
             )
+        if facts:
+            found = replace(found, result=replace(found.result, stats={**found.result.stats, **facts}))
         return graph, found
 
     def _open(self, deadline_s: float | None) -> Budget:
@@ -125,7 +128,7 @@ class Predictor:
             for x, output, (energy, bound, gap), status in zip(
                 part, found.outputs, numbers, result.status.tolist(), strict=True
             ):
-                yield Prediction(x, output, energy, bound, gap, Status(status).name)
+                yield Prediction(x, output, energy, bound, gap, Status(status).name, result.stats.get("draws"))
 
 
 def load(path: Path | str, *, device: str = "cpu") -> Predictor:
@@ -135,8 +138,9 @@ def load(path: Path | str, *, device: str = "cpu") -> Predictor:
     """
     from ebmstruct.learning.precision import resolve_device
     from ebmstruct.run.config import parse_config
-    from ebmstruct.run.folder import CONFIG, RunFolder
+    from ebmstruct.run.folder import CONFIG, POSTERIOR, RunFolder
     from ebmstruct.run.models import build_model
+    from ebmstruct.run.posterior import averaged, read_draws
 
     folder = RunFolder(path)
     manifest = folder.manifest()
@@ -146,7 +150,8 @@ def load(path: Path | str, *, device: str = "cpu") -> Predictor:
     schema = folder.read_schema(config.task, manifest)
     model = build_model(config.energies, schema, seed=0)
     folder.load_weights(model, manifest)
+    model = model.to(device)
+    if config.posterior is not None and POSTERIOR in manifest["files"]:
+        model = averaged(model, read_draws(folder, manifest), config.posterior)
     evaluation = config.evaluation
-    return Predictor(
-        config.task, schema, model.to(device), config.solver, evaluation.budget, batch_size=evaluation.batch_size
-    )
+    return Predictor(config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size)

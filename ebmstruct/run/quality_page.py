@@ -41,8 +41,8 @@ def write_quality(
 def quality_html(figures: Mapping[str, Any], sections: Iterable[Section], title: str) -> str:
     """The page: verdicts and the chief figures first, then every measure, then what they look like."""
     parts = [
-        ("verdicts", "In words", _verdicts(figures.get("verdicts", ())) + _cards(figures.get("measures", {}))),
-        ("measures", "Every measure", _measures(figures.get("measures", {}))),
+        ("verdicts", "In words", verdicts_of(figures.get("verdicts", ())) + _cards(figures.get("measures", {}))),
+        ("measures", "Every measure", measures_of(figures.get("measures", {}))),
         ("closer", "A closer look", sections_of(sections)),
     ]
     when = datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z")
@@ -56,7 +56,8 @@ def _header(figures: Mapping[str, Any], title: str) -> str:
     return f'<p class="eyebrow">ebmstruct generate · quality</p><h1>{text(title)}</h1>{said}'
 
 
-def _verdicts(found: Iterable[Mapping[str, str]]) -> str:
+def verdicts_of(found: Iterable[Mapping[str, str]]) -> str:
+    """Verdicts as a list, each with its level."""
     names = {"good": "Good", "warn": "Look", "bad": "Bad"}
     rows = "".join(
         f'<li><b class="{text(one["level"])}">{names.get(one["level"], "")}</b> <span>{text(one["text"])}</span></li>'
@@ -82,7 +83,8 @@ def _cards(measures: Mapping[str, Mapping[str, Any]]) -> str:
     return f'<div class="headline small">{"".join(cards)}</div>' if cards else ""
 
 
-def _measures(measures: Mapping[str, Mapping[str, Any]]) -> str:
+def measures_of(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every measure with what it means, in a table."""
     if not measures:
         return ""
     rows = [
@@ -94,7 +96,7 @@ def _measures(measures: Mapping[str, Mapping[str, Any]]) -> str:
         "one distribution never agree in full, so that this is as good as it gets."
     )
     heads = ["measure", "generated records", "training records", "best", "what it is"]
-    return f"<p>{lead}</p><div class='wraps'>{table_of(Table('', heads, rows))}</div>"
+    return f"<p>{lead}</p><div class='wraps told'>{table_of(Table('', heads, rows))}</div>"
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Chart, Evaluation, Section, Table
+from ebmstruct.run import draw_report
 from ebmstruct.run.markup import (
     duration,
     facts_list,
@@ -42,6 +44,7 @@ class Report:
     """Everything that the page shows.
 
     trace: one mapping an epoch.  sections: the task's own, by split.  data: provenance and numbers of examples.
+    posterior: of a run that has one.
     """
 
     config: RunConfig
@@ -53,16 +56,18 @@ class Report:
     environment: Mapping[str, Any]
     parameters: int
     seconds: float
+    posterior: Sequence[Section] = ()
 
 
 def html(report: Report) -> str:
     """The page. It loads nothing from anywhere, runs no script, and shows every text escaped."""
     title = f"{report.config.task_name}: run report"
+    draws = isinstance(report.config.task, Generative)
     parts = [
         ("results", "Results", _headline(report)),
         ("training", "Training", _training(report)),
-        ("energies", "Energies", _energies(report)),
-        ("answers", "How sure the answers are", _answers(report)),
+        *(_of_draws(report) if draws else _of_answers(report)),
+        ("posterior", "Posterior of the weights", sections_of(report.posterior)),
         *((f"split-{e.split}", _split_title(report, e.split), sections_of(report.sections.get(e.split, ())))
           for e in _ordered(report.evaluations) if report.sections.get(e.split)),
         ("data", "Data", data_section(report.data)),
@@ -71,12 +76,30 @@ def html(report: Report) -> str:
     return page(title, _header(report), parts, _footer(report))
 
 
+def _of_draws(report: Report) -> list[tuple[str, str, str]]:
+    """The parts of a task that draws records."""
+    evaluations = _ordered(report.evaluations)
+    return [
+        ("quality", "How good the records are", draw_report.quality(evaluations)),
+        ("energies", "Energies", draw_report.energies(report.trace, evaluations)),
+    ]
+
+
+def _of_answers(report: Report) -> list[tuple[str, str, str]]:
+    """The parts of a task that answers for inputs."""
+    return [
+        ("energies", "Energies", _energies(report)),
+        ("answers", "How sure the answers are", _answers(report)),
+    ]
+
+
 def _header(report: Report) -> str:
     energies = " + ".join(term.name for term in report.config.energies)
     loss = getattr(type(report.config.loss), "name", "") or report.config.resolved.get("loss", {}).get("name", "")
     solver = report.config.resolved.get("solver")
     said = f"Energy <b>{text(energies)}</b> ({number(report.parameters)} parameters), trained with {text(loss)}"
-    said += f", solved by {text(solver['name'])}." if solver else "; the solver was chosen for each graph."
+    asked, each = ("drawn from", "sampler") if isinstance(report.config.task, Generative) else ("solved", "solver")
+    said += f", {asked} by {text(solver['name'])}." if solver else f"; the {each} was chosen for each graph."
     return (
         f'<p class="eyebrow">ebmstruct run · {text(report.config.source)}</p>'
         f"<h1>{text(report.config.task_name)}</h1>"
@@ -130,6 +153,13 @@ def _training(report: Report) -> str:
     if math.isfinite(seconds):
         said += f"Training took {duration(seconds)}"
         said += f" ({duration(cpu)} of processor time)." if math.isfinite(cpu) else "."
+    back = sum(int(row.get("rollbacks", 0)) for row in rows)
+    if back:
+        times = "once" if back == 1 else f"{number(back)} times"
+        said += (
+            f" It came apart {times}, and went back to where it was sound, with a smaller step size; the log says where "
+            "and why."
+        )
     shown = "".join(figure_of(f) for f in figures)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table("", [words(key) for key in columns], [[_whole(row.get(key, "")) for key in columns] for row in rows])

@@ -17,7 +17,7 @@ from ebmstruct.errors import DataError, RunFolderError
 from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Evaluation, Example, Schema, Section, Table
 from ebmstruct.run import folder as files
-from ebmstruct.run import report
+from ebmstruct.run import posterior, report
 from ebmstruct.run.composition import take_weights, taken_schema
 from ebmstruct.run.config import dumped, parse_config
 from ebmstruct.run.drawing import Strip
@@ -26,11 +26,13 @@ from ebmstruct.run.evaluation import dev_scorer, evaluate, prediction_lines, tun
 from ebmstruct.run.folder import RunFolder
 from ebmstruct.run.logs import RunLog
 from ebmstruct.run.models import build_model
+from ebmstruct.run.posterior import with_posterior
 from ebmstruct.run.predictor import Predictor
 from ebmstruct.run.spec import RunConfig
 
 if TYPE_CHECKING:
     from ebmstruct.energies.model import EnergyModel
+    from ebmstruct.learning.posterior import WeightDraws
     from ebmstruct.learning.training import TrainingEvent, TrainingTrace
 
 logger = logging.getLogger(__name__)
@@ -109,8 +111,11 @@ def run(
             folder.write_json(files.ENVIRONMENT, environment(config))
             with _told(folder, log):
                 trace = _train(config, predictor, data, folder, resume, tell)
+                predictor, draws = with_posterior(
+                    config, predictor, data.splits["train"], folder, lambda *told: tell(Progress(*told))
+                )
                 predictor = _tuned(predictor, data, folder)
-                return _finish(config, predictor, data, folder, trace, started, tell)
+                return _finish(config, predictor, data, folder, trace, started, tell, draws)
 
 
 @contextlib.contextmanager
@@ -215,7 +220,9 @@ def _train(
         logger.warning("there is no dev split: the weights of the last epoch are kept")
     model = predictor.model.to(getattr(config.train, "device", "cpu"))
     strip = Strip(folder.path)
-    walks = isinstance(config.task, Generative)  # the solver of a task that draws is its sampler, not the loss's
+    solver = None if config.solver is None else config.solver.least_energy()
+    if isinstance(config.task, Generative):  # the solver of a task that draws is its sampler
+        solver = config.task.answering(config.solver)
 
     def on_event(event: TrainingEvent) -> None:
         strip.epoch = event.epoch
@@ -228,7 +235,7 @@ def _train(
         data.splits["train"],
         config.loss,
         config.train,
-        solver=None if config.solver is None or walks else config.solver.least_energy(),
+        solver=solver,
         evaluate=None if dev is None else dev_scorer(predictor, dev, strip.keep),
         metric=config.task.metric,
         checkpoint=folder.checkpoint,
@@ -265,6 +272,7 @@ def _finish(
     trace: TrainingTrace,
     started: float,
     tell: OnProgress,
+    draws: WeightDraws | None = None,
 ) -> RunSummary:
     evaluations = []
     splits = [split for split in config.evaluation.splits if split in data.splits] or ["train"]
@@ -277,6 +285,7 @@ def _finish(
         "task": config.task_name,
         "metric": config.task.metric,
         "splits": {evaluation.split: evaluation.metrics for evaluation in evaluations},
+        **({} if draws is None else {"posterior": draws.facts}),
     }
     folder.write_json(files.METRICS, metrics)
     tell(Progress("writing the report"))
@@ -294,6 +303,7 @@ def _finish(
         environment=storage.read_json(folder.path / files.ENVIRONMENT),
         parameters=sum(p.numel() for p in predictor.model.parameters()),
         seconds=time.perf_counter() - started,
+        posterior=() if draws is None else posterior.sections(draws, {e.split: e.metrics for e in evaluations}),
     )
     folder.write_text(files.REPORT, report.html(page))
     seconds = time.perf_counter() - started
@@ -305,7 +315,7 @@ def _finish(
 def _rendered(config: RunConfig, evaluation: Evaluation, predictor: Predictor) -> Sequence[Section]:
     """The task's own sections; a fault in drawing them must not cost the run that has been trained."""
     try:
-        return config.task.render(evaluation, predictor.model, predictor.schema)
+        return config.task.render(evaluation, posterior.trained(predictor).model, predictor.schema)
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
         logger.warning("%s could not draw its sections for %s: %s", config.task_name, evaluation.split, fault)
@@ -327,6 +337,9 @@ def _evaluated(predictor: Predictor, examples: Sequence[Example], split: str, te
     evaluation = evaluate(
         predictor, examples, split, on_progress=lambda done, total: tell(Progress(stage, done, total))
     )
+    if posterior.trained(predictor).model is not predictor.model:
+        tell(Progress(f"calibration on {split}"))
+        evaluation.metrics["posterior"] = posterior.compared(predictor, examples)  # type: ignore[index]
     metric = predictor.task.metric
     logger.info("%s: %s %.4f on %d examples", split, metric, evaluation.metrics[metric], len(examples))
     return evaluation

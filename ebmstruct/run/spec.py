@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebmstruct.errors import EbmstructError
 from ebmstruct.extend.components import Components, Option, near_miss, options_of
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Task
 from ebmstruct.run.composition import OWN, taken_options
 from ebmstruct.run.items import Faults, Item, Place, item_of, merged, walk
@@ -19,8 +20,9 @@ from ebmstruct.run.options import BAD, built, converted, read_options
 if TYPE_CHECKING:
     from ebmstruct.inference import Solver
     from ebmstruct.learning import Loss, TrainingOptions
+    from ebmstruct.learning.posterior import PosteriorOptions
 
-SECTIONS = ("task", "energy", "solver", "loss", "train", "eval", "output")
+SECTIONS = ("task", "energy", "solver", "loss", "train", "posterior", "eval", "output")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class RunConfig:
     """A task file without faults.
 
     resolved: the plain values which, as a task file, give this config again. places: dotted key to where it stood.
+    posterior: how weights are drawn once they are trained; None: they are not.
     """
 
     source: str
@@ -96,6 +99,7 @@ class RunConfig:
     output: Path
     resolved: Mapping[str, Any] = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
+    posterior: PosteriorOptions | None = None
 
     def place(self, path: str) -> str:
         """Where a key stood, for messages: ``ner.yaml:5 train.device``."""
@@ -137,6 +141,7 @@ class _Checker:
         loss = self._component("loss", loss_item)[1]
         empty = Item({}, self._top.place)
         train = self._plain_section("train", TrainingOptions, laid.get("train", empty))
+        posterior = self._posterior(laid.get("posterior"), task, loss)
         evaluation = self._plain_section("eval", EvaluationOptions, laid.get("eval", empty))
         output = self._output(laid.get("output"))
         if self._faults.found:
@@ -144,7 +149,9 @@ class _Checker:
         places = {path: item.place for key in laid for path, item in walk(laid[key], key)}
         places.update({path: item.place for path, item in walk(task_item, "task")} if task_item else {})
         order = {key: self._resolved[key] for key in SECTIONS if key in self._resolved}
-        return RunConfig(self._name, task_name, task, energies, solver, loss, train, evaluation, output, order, places)
+        return RunConfig(
+            self._name, task_name, task, energies, solver, loss, train, evaluation, output, order, places, posterior
+        )
 
     def _section(self, key: str, top: Item, defaults: Mapping[str, Any]) -> Item | None:
         """A section of the file laid over the task's own: without a name it changes keys, with one it replaces."""
@@ -269,6 +276,26 @@ class _Checker:
             return BAD
         self._resolved[key] = _filled(options, given)
         return built(cls, given, item, key, self._faults)
+
+    def _posterior(self, item: Item | None, task: Any, loss: Any) -> Any:
+        """How weights are drawn, where the file asks for it; a loss that is no likelihood is a fault of the section."""
+        from ebmstruct.learning.posterior import PosteriorOptions, likelihood_refusal
+
+        if item is None:
+            return None
+        if not isinstance(item.value, dict):
+            hint = f"; write {{name: {item.text}}}" if isinstance(item.value, str) and item.text else ""
+            self._faults.add(item.place, "posterior", f"must be a mapping with a name, not {item.kind}{hint}")
+            return None
+        if isinstance(task, Generative):
+            message = f"averages predictions, and {task.name} draws records; leave the section out"
+            self._faults.add(item.place, "posterior", message)
+        made = self._plain_section("posterior", PosteriorOptions, item)
+        if made is not BAD and loss is not BAD:
+            reason = likelihood_refusal(loss, any_loss=made.any_loss)
+            if reason is not None:
+                self._faults.add(item.place, "posterior", reason)
+        return made
 
     def _output(self, item: Item | None) -> Path:
         if item is None:

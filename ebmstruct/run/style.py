@@ -98,6 +98,7 @@ pre { background: var(--card); border: 1px solid var(--faint); border-radius: 8p
 code { font-family: var(--mono); font-size: .88em; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--s0); font-size: .93rem; }
 .wraps td { overflow-wrap: anywhere; min-width: 6rem; } .wraps td:first-child { white-space: nowrap; }
+.told td:last-child { min-width: 17rem; }
 .scroll + h3, .wraps + h3 { margin-top: 1.4rem; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2.5rem; }
 .empty { color: var(--soft); font-style: italic; }

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Any
 _HOME_OF = {
     "Components": "ebmstruct_generative.components",
     "PatchTask": "ebmstruct_generative.patches.task",
+    "Convolutional": "ebmstruct_generative.convolutional",
+    "ImageSchema": "ebmstruct_generative.images.schema",
+    "Images": "ebmstruct_generative.images.task",
+    "JointClassifier": "ebmstruct_generative.joint_classifier",
+    "Clusters": "ebmstruct_generative.tables.clusters",
+    "Table": "ebmstruct_generative.tables.table",
+    "TableMixture": "ebmstruct_generative.tables.mixture",
+    "TableSchema": "ebmstruct_generative.tables.schema",
+    "TableTask": "ebmstruct_generative.tables.task",
     "Denoiser": "ebmstruct_generative.denoiser",
     "Mixture": "ebmstruct_generative.mixture",
+    "Network": "ebmstruct_generative.network",
     "Columns": "ebmstruct_generative.quality",
     "RecordSchema": "ebmstruct_generative.records",
     "quality_report": "ebmstruct_generative.quality",
@@ -19,12 +29,22 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from ebmstruct_generative.components import Components as Components
+    from ebmstruct_generative.convolutional import Convolutional as Convolutional
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.images.schema import ImageSchema as ImageSchema
+    from ebmstruct_generative.images.task import Images as Images
+    from ebmstruct_generative.joint_classifier import JointClassifier as JointClassifier
     from ebmstruct_generative.mixture import Mixture as Mixture
+    from ebmstruct_generative.network import Network as Network
     from ebmstruct_generative.patches.task import PatchTask as PatchTask
     from ebmstruct_generative.quality import Columns as Columns
     from ebmstruct_generative.quality import quality_report as quality_report
     from ebmstruct_generative.records import RecordSchema as RecordSchema
+    from ebmstruct_generative.tables.clusters import Clusters as Clusters
+    from ebmstruct_generative.tables.mixture import TableMixture as TableMixture
+    from ebmstruct_generative.tables.schema import TableSchema as TableSchema
+    from ebmstruct_generative.tables.table import Table as Table
+    from ebmstruct_generative.tables.task import TableTask as TableTask
 
 
 def __getattr__(name: str) -> Any:

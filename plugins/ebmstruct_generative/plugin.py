@@ -10,14 +10,30 @@ from ebmstruct.extend import hookimpl
 @hookimpl
 def ebmstruct_tasks() -> Mapping[str, str]:
     """Tables, pictures, patches and sequences."""
-    return {"patches": "ebmstruct_generative.patches.task:PatchTask"}
+    return {
+        "table": "ebmstruct_generative.tables.task:TableTask",
+        "patches": "ebmstruct_generative.patches.task:PatchTask",
+        "images": "ebmstruct_generative.images.task:Images",
+        "sequences": "ebmstruct_generative.sequences.task:Sequences",
+    }
 
 
 @hookimpl
 def ebmstruct_energies() -> Mapping[str, str]:
     """Energies of records."""
     return {
+        "convolutional": "ebmstruct_generative.convolutional:Convolutional",
+        "joint_classifier": "ebmstruct_generative.joint_classifier:JointClassifier",
+        "hidden_chain": "ebmstruct_generative.sequences.hidden_chain:HiddenChain",
         "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
+        "network": "ebmstruct_generative.network:Network",
+        "table_mixture": "ebmstruct_generative.tables.mixture:TableMixture",
     }
+
+
+@hookimpl
+def ebmstruct_solvers() -> Mapping[str, str]:
+    """Solvers of those energies."""
+    return {"clusters": "ebmstruct_generative.tables.clusters:Clusters"}

@@ -27,7 +27,14 @@ class AnnealedPath(ABC):
     @property
     @abstractmethod
     def potential(self) -> Tensor:
-        """(P, B) float64: log f1 - log f0 of each particle, up to what ``log_start`` has."""
+        """(P, B) float64: log f1 - log f0 of each particle, up to what ``log_start`` has.
+
+        Where the log density is no straight line in beta, its slope where the particles were moved last.
+        """
+
+    def gain(self, before: Tensor, after: Tensor) -> Tensor:
+        """(P, B) float64: how much the log density of each particle rises from ``before`` to ``after`` (B,)."""
+        return (after - before) * self.potential
 
     @property
     @abstractmethod
@@ -118,7 +125,9 @@ def anneal(path: AnnealedPath, points: Tensor, budget: Budget) -> Annealed:
         if following > at + 1:
             status = Status.DEADLINE
         step = points[following] - points[at]
-        gain = torch.where(step > 0, step * path.potential, 0.0)  # an instance at 1 already gains nothing, not NaN
+        gain = torch.where(
+            step > 0, path.gain(points[at], points[following]), 0.0
+        )  # an instance at 1 already gains nothing, not NaN
         log_weights, at, steps = log_weights + gain, following, steps + 1
         if at < last or not budget.expired:
             path.move(points[at], budget)

@@ -14,6 +14,8 @@ from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference.diagnostics.states import R_HAT_FINE, effective_samples, site_r_hat
 from ebmstruct.inference.local_moves import lay_out, seed_state, starting_states, visit_nanoseconds
 from ebmstruct.inference.result import Answer, Ask, Budget, Marginals, Query, Status
+from ebmstruct.inference.sampling.layered_chains import LayeredRun
+from ebmstruct.inference.sampling.layers import LayeredSweeps
 from ebmstruct.inference.sampling.markov import (
     ChainInfo,
     ChainState,
@@ -113,6 +115,8 @@ class BlockGibbs(MarkovSampler):
     Sites of a colour share no row, so they are independent given the others. Answers samples, and marginals as
     averages of the conditional probabilities met on the way (Rao-Blackwell); both are estimates (``exact`` is false)
     and their stats say how well the chains agree. Chains start apart, at random, or all at ``init``.
+    Layers of units (``BilinearFactor``) are drawn a layer at a time, by products of matrices, in one round of ``sweeps``;
+    where no two open units are joined (hidden units given the visible ones) the answers are exact.
     Where hard constraints tie several sites together a single site cannot move, and the chains stay where they
     start: R-hat shows it. Strongly coupled graphs mix slowly; then use parallel tempering.
 
@@ -169,9 +173,20 @@ class BlockGibbs(MarkovSampler):
         budget: Budget | None = None,
         generator: Generator | None = None,
     ) -> Answer:
+        budget, generator = budget or Budget(), default_generator(generator)
+        with torch.no_grad():
+            layers = LayeredSweeps.of(graph)
+        if layers is not None:
+            run = LayeredRun(self.name, self.chains, self.burn_in, self.thinning, self.sweeps)
+            return run.answer(layers, query, init, budget, generator)
+        return self._by_tables(graph, query, init, budget, generator)
+
+    def _by_tables(
+        self, graph: FactorGraph, query: Query, init: Assignment | None, budget: Budget, generator: Generator
+    ) -> Answer:
+        """The same where sites are visited one by one."""
         view = table_view(graph)
-        budget = budget or Budget()
-        random = seed_state(default_generator(generator), self.chains)
+        random = seed_state(generator, self.chains)
         if init is None:
             x = starting_states(view, random)
         else:

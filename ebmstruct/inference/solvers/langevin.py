@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from ebmstruct.graph import FactorGraph
+from ebmstruct.graph import FactorGraph, Real
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.sampling.compiled_stretches import TOGETHER, langevin_program, langevin_stretch
 from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
+from ebmstruct.inference.sampling.restarts import Offer, Restarts
 from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
-from ebmstruct.inference.sampling.stretches import Stretch, unadjusted
+from ebmstruct.inference.sampling.stretches import Move, Stretch, unadjusted
 from ebmstruct.inference.smooth_energy import Point, Step
 
 
@@ -32,6 +33,9 @@ class Langevin(SmoothSampler):
     often trained (Du and Mordatch 2019): then the temperature only scales the noise by its root, and nothing is exact.
     temperature: a factor, or a schedule of factors, on the query's temperature: annealing.
     clip_gradient: every coordinate of the gradient is cut to this size.  clip_step: the same of the whole step.
+    clip_sample: every coordinate is kept between -clip_sample and clip_sample, after each step.
+    restart_every, restart_scale: every so many steps, and before the first, each instance is offered a fresh start, which
+    a Metropolis test takes or refuses (``Restarts``): for densities of few coordinates with several valleys.
     Bounds reflect; manifolds are moved on by ``retract``, with noise in the step's coordinates.
     chains: copies of the graph run side by side.  burn_in, thinning: in steps.
     compiled: steps are compiled ten at a time, once for an energy and its shapes (``sampling/compiled.py``): ten seconds
@@ -47,6 +51,9 @@ class Langevin(SmoothSampler):
     temperature: float | Schedule = 1.0
     clip_gradient: float | None = None
     clip_step: float | None = None
+    clip_sample: float | None = None
+    restart_every: int | None = None
+    restart_scale: float = 1.0
     chains: int = 4
     burn_in: int = 1000
     thinning: int = 10
@@ -57,42 +64,44 @@ class Langevin(SmoothSampler):
         return TOGETHER if self.compiled else 1
 
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
-        if self.compiled and (self.clip_gradient is not None or self.clip_step is not None):
-            return "compiled steps are not clipped; leave out clip_gradient and clip_step, or compiled"
+        if self.compiled and (self.clips or self.restarts is not None):
+            return (
+                "compiled steps are not clipped and have no fresh starts; leave out clip_gradient, clip_step, clip_sample "
+                "and restart_every, or compiled"
+            )
         return (
             chain_refusal(graph, query, self.chains, adjusted=False)
             or schedule_refusal("step_size", self.step_size)
             or schedule_refusal("temperature", self.temperature)
             or options_refusal(
-                self.chains, self.burn_in, self.thinning, clip_gradient=self.clip_gradient, clip_step=self.clip_step
+                self.chains, self.burn_in, self.thinning, clip_gradient=self.clip_gradient, clip_step=self.clip_step,
+                clip_sample=self.clip_sample,
             )
-        )
+            or (None if self.restarts is None else self.restarts.refuse(graph))
+        )  # fmt: skip
 
-    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Step]:
+    @property
+    def clips(self) -> bool:
+        """Whether anything is cut to size."""
+        return not self.clip_gradient is self.clip_step is self.clip_sample is None
+
+    @property
+    def restarts(self) -> Restarts | None:
+        """The fresh starts, where there are any."""
+        return None if self.restart_every is None else Restarts(self.restart_every, self.restart_scale)
+
+    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Any]:
+        if self.restarts is not None:
+            return self.restarts.offers(motion, here.point, generator, steps)
         return motion.noise(here.point, generator, steps)
 
     def stretch(
-        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Step], at: int, temperature: float
+        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Any], at: int, temperature: float
     ) -> tuple[Stretch, Any]:
         rates = [self._rates(at + i, temperature) for i in range(len(randomness))]
-        if not motion.flat or self.clip_gradient is not None or self.clip_step is not None:
-
-            def move(point: Point, gradient: Step, i: int) -> Point:
-                return self._moved(motion, point, gradient, randomness[i], rates[i])
-
-        elif len(here.point) == 1:
-
-            def move(point: Point, gradient: Step, i: int) -> Point:
-                rate, scale = rates[i]
-                return (torch.add(point[0], gradient[0], alpha=-rate).add_(randomness[i][0], alpha=scale),)
-
-        else:
-
-            def move(point: Point, gradient: Step, i: int) -> Point:
-                rate, scale = rates[i]
-                parts = zip(point, gradient, randomness[i], strict=True)
-                return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
-
+        if self.restarts is not None:
+            return self._with_restarts(self.restarts, motion, here, randomness, rates, at, temperature), learnt
+        move = self._move(motion, here, randomness, rates)
         if not self.compiled or not motion.flat or len(randomness) < self.together:
             return unadjusted(motion, here, len(randomness), move), learnt
         if learnt is None:
@@ -100,6 +109,54 @@ class Langevin(SmoothSampler):
         if learnt is False:
             return unadjusted(motion, here, len(randomness), move), learnt
         return langevin_stretch(learnt, motion, here, randomness, rates, move), learnt
+
+    def _move(self, motion: Motion, here: Here, noise: Sequence[Step], rates: Sequence[tuple[float, float]]) -> Move:
+        """Where each step of a stretch leads."""
+        if not motion.flat or self.clips:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                return self._moved(motion, point, gradient, noise[i], rates[i])
+
+        elif len(here.point) == 1:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                return (torch.add(point[0], gradient[0], alpha=-rate).add_(noise[i][0], alpha=scale),)
+
+        else:
+
+            def move(point: Point, gradient: Step, i: int) -> Point:
+                rate, scale = rates[i]
+                parts = zip(point, gradient, noise[i], strict=True)
+                return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
+
+        return move
+
+    def _with_restarts(
+        self,
+        restarts: Restarts,
+        motion: Motion,
+        here: Here,
+        offers: Sequence[Offer],
+        rates: Sequence[tuple[float, float]],
+        at: int,
+        temperature: float,
+    ) -> Stretch:
+        """The same with fresh starts before the steps that are due."""
+        bounds = [i for i in range(len(offers)) if i == 0 or restarts.due(at + i)]
+        points: list[Point] = []
+        energies: list[Tensor] = []
+        divergent = None
+        for begin, end in zip(bounds, [*bounds[1:], len(offers)], strict=True):
+            if restarts.due(at + begin):
+                warmth = temperature * value_at(self.temperature, at + begin)
+                here = restarts.offered(motion, here, offers[begin], warmth)
+            noise = [offer.noise for offer in offers[begin:end]]
+            run = unadjusted(motion, here, end - begin, self._move(motion, here, noise, rates[begin:end]))
+            here, points, energies = run.here, points + run.points, energies + run.energies
+            if run.divergent is not None:
+                divergent = run.divergent if divergent is None else divergent + run.divergent
+        return Stretch(here, points, energies, None, divergent)
 
     def _rates(self, at: int, temperature: float) -> tuple[float, float]:
         """The step size and the standard deviation of the noise at a step."""
@@ -115,4 +172,18 @@ class Langevin(SmoothSampler):
         steps = [torch.mul(z, scale).sub_(g, alpha=rate) for g, z in zip(gradient, noise, strict=True)]
         if self.clip_step is not None:
             steps = [s.clamp_(-self.clip_step, self.clip_step) for s in steps]
-        return motion.moved(point, steps)
+        moved = motion.moved(point, steps)
+        if self.clip_sample is None:
+            return moved
+        return clipped(motion, moved, self.clip_sample)
+
+
+def clipped(motion: Motion, point: Point, size: float) -> Point:
+    """The coordinates of blocks of ``Real`` cut to [-size, size]; clamped sites stay where they are."""
+    parts = zip(point, motion.energy.domains, motion.energy.moving, strict=True)
+    return tuple(_cut(x, moving, size) if isinstance(domain, Real) else x for x, domain, moving in parts)
+
+
+def _cut(x: Tensor, moving: Tensor | None, size: float) -> Tensor:
+    y = x.clamp(-size, size)
+    return y if moving is None else torch.where(moving, y, x)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import ChainFactor, Factor, FactorGraph, GridFactor, TableFactor
+from ebmstruct.graph import BilinearFactor, ChainFactor, Factor, FactorGraph, GridFactor, TableFactor
 from ebmstruct.inference.views.lines import ragged
 
 
@@ -51,7 +51,7 @@ def gathered_rows(graph: FactorGraph) -> Gathered:
     sizes, first = numbering(graph)
     begins = [0]
     for factor in graph.factors:
-        begins.append(begins[-1] + sum(t.numel() for t in _tables_of(factor)))
+        begins.append(begins[-1] + sum(t.numel() for t in _tables_of(graph, factor)))
     rows = rows_of(graph, begins[:-1], first, [torch.ones(1, dtype=torch.float64)])
     counts = concatenated([b.state_counts.cpu().numpy() for b in blocks])
     instance = concatenated([b.instance.cpu().numpy() for b in blocks])
@@ -101,12 +101,14 @@ def concatenated(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
-def _tables_of(factor: Factor) -> list[Tensor]:
+def _tables_of(graph: FactorGraph, factor: Factor) -> list[Tensor]:
     """The tables of a factor, in the order in which they lie in the flat ones."""
     if isinstance(factor, ChainFactor):
         return [factor.transition, *(e for e in (factor.start, factor.end) if e is not None)]
     if isinstance(factor, GridFactor):
         return [factor.table]
+    if isinstance(factor, BilinearFactor):
+        return [factor.tables(graph.scope(factor))]
     assert isinstance(factor, TableFactor)
     return [factor.tables]
 
@@ -116,7 +118,7 @@ def flat_tables(graph: FactorGraph) -> tuple[Tensor, list[int]]:
     parts, begins, total = [torch.zeros(0, dtype=torch.float64)], [], 0
     for factor in graph.factors:
         begins.append(total)
-        for table in _tables_of(factor):
+        for table in _tables_of(graph, factor):
             parts.append(table.cpu().double().reshape(-1))
             total += table.numel()
     return torch.cat(parts), begins
@@ -199,6 +201,13 @@ def rows_of(graph: FactorGraph, begins: list[int], first: dict[str, int], scales
             start = np.full(index.shape[1], begin)
             scale = np.arange(index.shape[1]) + sum(s.numel() for s in scales)
             scales.append(weights.cpu().double())
+        elif isinstance(factor, BilinearFactor):
+            shift = np.array([[first[name]] for name in factor.scope])
+            index = factor.pairs(scope).cpu().numpy() + shift
+            size = scope[0].discrete.largest * scope[1].discrete.largest
+            start = begin + np.tile(
+                np.arange(index.shape[1] // max(1, graph.num_instances)) * size, graph.num_instances
+            )
         else:
             assert isinstance(factor, TableFactor)
             if factor.arity == 1:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmstruct.graph import ChainFactor, Discrete, FactorGraph, GridFactor, TableFactor
+from ebmstruct.graph import BilinearFactor, ChainFactor, Discrete, FactorGraph, GridFactor, TableFactor
 from ebmstruct.graph.assignment import Values
 from ebmstruct.inference.views.lines import ragged
 
@@ -163,7 +163,7 @@ def table_refusal(graph: FactorGraph) -> Refusal | None:
         if not isinstance(block.domain, Discrete):
             return f"block {block.name!r} is {block.domain}, and this needs discrete variables"
     for factor in graph.factors:
-        if not isinstance(factor, TableFactor | ChainFactor | GridFactor):
+        if not isinstance(factor, TableFactor | ChainFactor | GridFactor | BilinearFactor):
             return f"factor {factor.label!r} is a {type(factor).__name__}, which has no tables"
     return None
 

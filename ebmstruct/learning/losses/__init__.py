@@ -6,6 +6,7 @@ from ebmstruct.learning.losses.concave_convex import ConcaveConvex
 from ebmstruct.learning.losses.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebmstruct.learning.losses.denoising import DenoisingScoreMatching
 from ebmstruct.learning.losses.fenchel_young import FenchelYoung
+from ebmstruct.learning.losses.hybrid import HybridLikelihood
 from ebmstruct.learning.losses.implicit import Implicit
 from ebmstruct.learning.losses.incorrect_answer import (
     LVQ2,
@@ -35,6 +36,7 @@ __all__ = [
     "ExpectationMaximisation",
     "FenchelYoung",
     "GeneralizedHinge",
+    "HybridLikelihood",
     "Implicit",
     "InferenceNetwork",
     "LVQ2",

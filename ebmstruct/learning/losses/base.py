@@ -23,6 +23,9 @@ others by a gap. zero: where it lies no higher. none: nothing keeps all energies
 Latent = Literal["minimised", "summed", "sampled"]
 """What may become of the sites that a target does not know."""
 
+CLIPPED = "clipped"
+"""Among a loss's figures: the share of the samples' numbers at a clip, above that of the target's."""
+
 
 @dataclass(frozen=True, eq=False)
 class LossValue:
@@ -63,6 +66,7 @@ class Loss(ABC):
 
     Sites that the target does not know are latent: ``latent`` says what may become of them; without an entry they are
     refused. A loss that compares energies of an output and of others says of which margin class it is.
+    ``by_samples``: the others are draws of the model, so that a training can come apart, and its energies show it.
 
     A subclass gives ``evaluate``, and ``refuse`` where it does not take every graph and target.
     """
@@ -70,6 +74,9 @@ class Loss(ABC):
     name: ClassVar[str]
     margin: ClassVar[Margin]
     latent: ClassVar[tuple[Latent, ...]] = ()
+    by_samples: ClassVar[bool] = False
+    likelihood: ClassVar[bool] = False
+    """Whether exp(-loss) is a likelihood of the target, exact or nearly so, as a posterior of weights needs."""
 
     def __call__(
         self,

@@ -47,6 +47,7 @@ class BoundedLikelihood(Loss):
     name: ClassVar[str] = "bounded_likelihood"
     margin: ClassVar[Margin] = "positive"
     latent: ClassVar[tuple[Latent, ...]] = ("summed",)
+    likelihood: ClassVar[bool] = True
 
     bound: Bound = "tree_reweighted"
     latent_bound: Literal["mean_field", "exact", "annealed_importance_sampling"] = "mean_field"

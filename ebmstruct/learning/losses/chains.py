@@ -5,7 +5,7 @@ Values of several chains are block name to (C, n) long, or (C, n, d) for a conti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, LossRefusal
-from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
+from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real
 from ebmstruct.graph.continuous import scattered
 from ebmstruct.inference import (
     HMC,
@@ -32,11 +32,13 @@ from ebmstruct.inference.choice import exact_at_once
 from ebmstruct.inference.clamping import tables_left
 from ebmstruct.inference.mixed.draws import StateDraws
 from ebmstruct.inference.result import Ask
+from ebmstruct.inference.sampling.layers import LayeredSweeps, layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
 from ebmstruct.inference.sampling.table_sweeps import TableSweeps
 from ebmstruct.inference.smooth_energy import clamped, open_continuous, precision
 from ebmstruct.inference.solvers.gaussian import not_quadratic
 from ebmstruct.inference.views.table_view import table_refusal
+from ebmstruct.learning.losses.latent_sites import latent_blocks
 
 SamplerName = Literal[
     "auto", "gibbs", "gibbs_with_gradients", "mixed_gibbs", "langevin", "mala", "hmc", "underdamped_langevin"
@@ -54,13 +56,25 @@ class Walk:
     sampler: by name, or ``auto``: Gibbs sweeps for tables, Gibbs with gradients for other discrete energies, Langevin
     steps for continuous blocks, Gibbs and Hamiltonian moves in turns where a graph has both.
     step_size, noise_scale: of the samplers of continuous blocks, where they have them.
+    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``).
     named: a sampler that somebody gave as an object; it is taken wherever it does not refuse the graph.
     """
 
     sampler: SamplerName = "auto"
     step_size: float = 0.01
     noise_scale: float | None = None
+    clip_gradient: float | None = None
+    clip_step: float | None = None
+    clip_sample: float | None = None
+    restart_every: int | None = None
+    restart_scale: float = 1.0
     named: Solver | None = None
+
+    @property
+    def of_langevin(self) -> tuple[str, ...]:
+        """The options in use that only Langevin steps have."""
+        own = ("clip_gradient", "clip_step", "clip_sample", "restart_every")
+        return tuple(name for name in own if getattr(self, name) is not None)
 
     def sampler_of(self, graph: FactorGraph) -> MarkovSampler | str:
         """The sampler of a graph's open sites, or why there is none."""
@@ -68,6 +82,8 @@ class Walk:
         if isinstance(self.named, MarkovSampler) and self.named.refuse(graph, query) is None:
             return self.named
         made = self._made(graph)
+        if self.of_langevin and not isinstance(made, Langevin):
+            return f"{' and '.join(self.of_langevin)}: an option of Langevin steps, and the sampler is {made.name}"
         reason = made.refuse(graph, query)
         return made if reason is None else f"the sampler {made.name} does not take the graph: {reason}"
 
@@ -75,7 +91,10 @@ class Walk:
         size = self.step_size
         name = self.sampler if self.sampler != "auto" else self._fitting(graph)
         if name == "langevin":
-            return Langevin(step_size=size, noise_scale=self.noise_scale)
+            return Langevin(
+                step_size=size, noise_scale=self.noise_scale, clip_gradient=self.clip_gradient, clip_step=self.clip_step,
+                clip_sample=self.clip_sample, restart_every=self.restart_every, restart_scale=self.restart_scale,
+            )  # fmt: skip
         if name == "mixed_gibbs":
             return MixedGibbs(step_size=size)
         if name == "gibbs_with_gradients":
@@ -130,8 +149,13 @@ def walked(
             return _offered(graph, start, steps, temperature, generator)
         sampler = _found(walk.sampler_of(graph))
         if isinstance(sampler, BlockGibbs):
-            return TableSweeps.of(graph).run(start, steps, temperature, generator)
+            return sweeps_of(graph).run(start, steps, temperature, generator)
         return _stepped(graph, start, steps, walk, temperature, generator)
+
+
+def sweeps_of(graph: FactorGraph) -> LayeredSweeps | TableSweeps:
+    """Gibbs sweeps of a graph that ``table_refusal`` takes: by products of matrices where it consists of layers."""
+    return LayeredSweeps.of(graph) or TableSweeps.of(graph)
 
 
 def _found(sampler: MarkovSampler | str) -> MarkovSampler:
@@ -232,7 +256,7 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
         return values
     with torch.no_grad():
         tables = table_refusal(graph) is None
-        if (tables and TableSweeps.of(graph).finite) or not bool(draw_energies(graph, values).isposinf().any()):
+        if (tables and sweeps_of(graph).finite) or not bool(draw_energies(graph, values).isposinf().any()):
             return values
         query = Query(Ask.SAMPLE, temperature=HOT, num_samples=chains)
         exact = exact_at_once(graph, query)
@@ -244,10 +268,32 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
         return spread(sampler.init(graph.repeat(chains), None, generator).values, chains)
 
 
+def noised(graph: FactorGraph, values: Values, size: float, generator: Generator) -> dict[str, Tensor]:
+    """The values with normal noise of standard deviation ``size`` on the sites of ``Real`` that are not clamped."""
+    out = dict(values)
+    for name, block in graph.variables.items():
+        if name in values and isinstance(block.domain, Real) and not clamped(graph, name):
+            value = values[name]
+            moved = value + size * torch.randn(value.shape, dtype=value.dtype, device=value.device, generator=generator)
+            out[name] = block.domain.project(moved)
+    return with_evidence(graph, out, chains_of(graph, values))
+
+
+def share_beyond(graph: FactorGraph, values: Values, size: float) -> Tensor:
+    """(B,) float64: of the numbers of each instance's open ``Real`` sites, the share of those at ``size`` or beyond it."""
+    out, count = torch.zeros(2, graph.num_instances, dtype=torch.float64)
+    for name, block in graph.variables.items():
+        if isinstance(block.domain, Real) and not clamped(graph, name):
+            beyond = (values[name].abs() >= size).double()  # (C, n, d)
+            out.index_add_(0, block.instance, beyond.mean(0).sum(-1))
+            count.index_add_(0, block.instance, torch.full_like(beyond[0, :, 0], beyond.shape[-1]))
+    return out / count.clamp(min=1)
+
+
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
     """(C, B) float64: the energy of each instance at each draw, differentiable in the factors' values."""
     if table_refusal(graph) is None:
-        return TableSweeps.of(graph).energies(draws)
+        return sweeps_of(graph).energies(draws)
     count = chains_of(graph, draws)
     if count == 1:
         return graph.energy({n: v[0] for n, v in draws.items()})[None]
@@ -258,12 +304,30 @@ def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
     return copies.energy(flat(draws)).reshape(count, -1)
 
 
-def energies_of_both(graph: FactorGraph, one: Values, other: Values) -> tuple[Tensor, Tensor]:
-    """The same of two sets of draws, (C, B) and (D, B), in one evaluation."""
-    count = chains_of(graph, one)
-    kinds = {n: other[n].dtype for n in graph.variables}
-    both = draw_energies(graph, {n: torch.cat([one[n].to(kinds[n]), other[n]]) for n in graph.variables})
+def energies_of_both(
+    graph: FactorGraph, one: Values, other: Values, summed: Sequence[str] = (), temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The same of two sets of draws, (C, B) and (D, B), in one evaluation; ``summed``: blocks of layers to sum out."""
+    count = chains_of(graph, {n: v for n, v in one.items() if n not in summed})
+    kinds = {n: other[n].dtype for n in graph.variables if n not in summed}
+    joint = {n: torch.cat([one[n].to(kind), other[n]]) for n, kind in kinds.items()}
+    layers = LayeredSweeps.of(graph) if summed else None
+    both = draw_energies(graph, joint) if layers is None else layers.free_energies(joint, summed, temperature)
     return both[:count], both[count:]
+
+
+def summed_blocks(graph: FactorGraph, target: Assignment) -> tuple[str, ...]:
+    """Blocks that a target does not know, and that can be summed out given all others: layers, none joined to another.
+
+    The larger go first, so that most is summed. Energies of draws are then free energies, whose gradients vary less.
+    """
+    layers = layers_of(graph)
+    chosen: list[str] = []
+    if layers is not None and graph.evidence is None:
+        for name in sorted(latent_blocks(graph, target), key=lambda n: -layers.sizes[n][0]):
+            if layers.apart([*chosen, name]):
+                chosen.append(name)
+    return tuple(chosen)
 
 
 def independent_draws(
@@ -277,7 +341,7 @@ def independent_draws(
     if table_refusal(inner) is not None:
         return None
     with torch.no_grad():
-        sweeps = TableSweeps.of(inner)
+        sweeps = sweeps_of(inner)
         if not sweeps.independent:
             return None
         start = {n: torch.zeros(count, v.num_sites, dtype=torch.long) for n, v in inner.variables.items()}

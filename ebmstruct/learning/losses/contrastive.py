@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from ebmstruct.errors import LossRefusal
 from ebmstruct.graph import Assignment, FactorGraph
 from ebmstruct.inference import Langevin
+from ebmstruct.inference.sampling.layers import layers_of
 from ebmstruct.inference.sampling.markov import MarkovSampler
-from ebmstruct.learning.losses.base import Latent, Loss, LossValue, Margin, Setting, compared
+from ebmstruct.learning.losses.base import CLIPPED, Latent, Loss, LossValue, Margin, Setting, compared
 from ebmstruct.learning.losses.chains import (
     SamplerName,
     Values,
@@ -23,6 +25,9 @@ from ebmstruct.learning.losses.chains import (
     copied,
     energies_of_both,
     finite_mean,
+    noised,
+    share_beyond,
+    summed_blocks,
     walk_refusal,
     walked,
 )
@@ -42,6 +47,11 @@ class ChainLoss(Loss):
     steps: of a chain in a call.  chains: negatives of an instance.  sampler, step_size, noise_scale: what walks, and how
     (``Walk``); a sampler given as the loss's solver goes first.  latent_steps: steps of a chain that draws unknown sites
     given the target, where no exact draw is quick.
+    clip_gradient, clip_step, clip_sample: of Langevin steps: every coordinate of the gradient, of a step, of a sample is
+    cut to this size.  restart_every, restart_scale: every so many steps, and before the first, each chain is offered a
+    fresh start by a Metropolis test (``Langevin``): for a few coordinates and several valleys.
+    data_noise: standard deviation of normal noise on the target's real numbers, drawn anew each time: data that lie on a
+    surface have no density, and energies of them have no least value.
     energy_decay: weight of E^2 of target and negatives, which keeps energies from drifting (Du and Mordatch 2019).
     sampler_gradient, entropy: weights of the mean energy of the negatives as a function of the sampler, and of their
     entropy (taken off); both by the gradient through the last ``sampler_gradient_steps`` Langevin steps (Du, Li,
@@ -50,13 +60,22 @@ class ChainLoss(Loss):
     """
 
     margin: ClassVar[Margin] = "none"
-    latent: ClassVar[tuple[Latent, ...]] = ("sampled",)
+    latent: ClassVar[tuple[Latent, ...]] = ("summed", "sampled")
+    begins_at_target: ClassVar[bool] = True
+    """Whether chains begin at the target's completions."""
+    by_samples: ClassVar[bool] = True
 
     steps: int = 1
     chains: int = 1
     sampler: SamplerName = "auto"
     step_size: float = 0.01
     noise_scale: float | None = None
+    clip_gradient: float | None = None
+    clip_step: float | None = None
+    clip_sample: float | None = None
+    restart_every: int | None = None
+    restart_scale: float = 1.0
+    data_noise: float = 0.0
     temperature: float = 1.0
     latent_steps: int = 20
     energy_decay: float = 0.0
@@ -71,8 +90,8 @@ class ChainLoss(Loss):
             raise ValueError(
                 f"sampler_gradient_steps is {self.sampler_gradient_steps}; legal is 1 to steps, {self.steps}"
             )
-        if self.energy_decay < 0 or self.entropy < 0:
-            raise ValueError("energy_decay and entropy must be at least 0")
+        if min(self.energy_decay, self.entropy, self.data_noise) < 0:
+            raise ValueError("energy_decay, entropy and data_noise must be at least 0")
 
     @property
     def terms(self) -> bool:
@@ -80,6 +99,8 @@ class ChainLoss(Loss):
         return bool(self.sampler_gradient or self.entropy)
 
     def refuse(self, graph: FactorGraph, target: Assignment) -> str | None:
+        if layers_of(graph) is not None and self.sampler in ("auto", "gibbs") and not self.terms:
+            return None
         walk = self._walk(None)
         reason = walk_refusal(graph, walk)
         if reason is None and not target.complete(graph.topology.names):
@@ -88,6 +109,8 @@ class ChainLoss(Loss):
             return reason
         if self.sampler not in ("auto", "langevin"):
             return f"sampler_gradient and entropy go through Langevin steps, and the sampler is {self.sampler}"
+        if walk.of_langevin:
+            return f"sampler_gradient and entropy go through plain steps; leave out {' and '.join(walk.of_langevin)}"
         if self.entropy and self.chains < 2 and self.neighbours == "instance":
             return "entropy needs the distance between draws of an instance: at least 2 chains, or neighbours: batch"
         if self.entropy and self.neighbours == "batch" and not _same_sizes(graph):
@@ -95,14 +118,14 @@ class ChainLoss(Loss):
         return terms_refusal(graph)
 
     def evaluate(self, graph: FactorGraph, target: Assignment, setting: Setting) -> LossValue:
-        positive = completions(
-            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
-            generator=setting.generator,
-        )  # fmt: skip
-        start, kept = self._start(graph, copied(positive, self.chains), setting)
+        summed = summed_blocks(graph, target)
+        positive = self._positive(graph, target, summed, setting)
+        if self.data_noise:
+            positive = noised(graph, positive, self.data_noise, setting.generator)
+        start, kept = self._start(graph, positive, setting)
         negative, further = self._negatives(graph, start, setting)
         state = self._remembered(graph, kept, negative, setting)
-        correct, incorrect = energies_of_both(graph, positive, negative)
+        correct, incorrect = energies_of_both(graph, positive, negative, summed, self.temperature)
         above, below = finite_mean(correct), finite_mean(incorrect)
         value = torch.where(torch.isposinf(above), torch.inf, above - below) / self.temperature
         if self.energy_decay:
@@ -110,7 +133,24 @@ class ChainLoss(Loss):
             value = value + self.energy_decay * squares
         if further is not None:
             value = value + further
-        return compared(above, below, value, state)
+        figures = {} if self.clip_sample is None else {CLIPPED: self._clipped(graph, positive, negative)}
+        return compared(above, below, value, state, figures)
+
+    def _clipped(self, graph: FactorGraph, positive: Values, negative: Values) -> Tensor:
+        """(B,) the share of the negatives' numbers at the clip, less that of the target's."""
+        assert self.clip_sample is not None
+        return share_beyond(graph, negative, self.clip_sample) - share_beyond(graph, positive, self.clip_sample)
+
+    def _positive(self, graph: FactorGraph, target: Assignment, summed: Sequence[str], setting: Setting) -> Values:
+        """The target's completions, (1, n, ...) or (C, n, ...); without blocks to sum out where nobody asks for them."""
+        if summed and not self.begins_at_target:
+            rest = {n: target[n][None] for n in graph.variables if n not in summed and n in target}
+            if len(rest) + len(summed) == len(graph.variables) and not target.known and not target.allowed:
+                return rest
+        return completions(
+            graph, target, self.chains, self._walk(setting), steps=self.latent_steps, temperature=self.temperature,
+            generator=setting.generator,
+        )  # fmt: skip
 
     @abstractmethod
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
@@ -121,7 +161,10 @@ class ChainLoss(Loss):
         return None
 
     def _walk(self, setting: Setting | None) -> Walk:
-        return Walk(self.sampler, self.step_size, self.noise_scale, None if setting is None else setting.solver)
+        return Walk(
+            self.sampler, self.step_size, self.noise_scale, self.clip_gradient, self.clip_step, self.clip_sample,
+            self.restart_every, self.restart_scale, None if setting is None else setting.solver,
+        )  # fmt: skip
 
     def _negatives(self, graph: FactorGraph, start: Values, setting: Setting) -> tuple[Values, Tensor | None]:
         """Where the chains end, without gradients, and the terms that flow through the sampler."""
@@ -149,7 +192,7 @@ class ChainLoss(Loss):
         named = setting.solver
         if not isinstance(named, MarkovSampler):
             return self.step_size, self.noise_scale
-        plain = isinstance(named, Langevin) and named.clip_gradient is None and named.clip_step is None
+        plain = isinstance(named, Langevin) and not named.clips and named.restarts is None
         if not isinstance(named, Langevin) or not plain or not isinstance(named.step_size, (int, float)):
             raise LossRefusal(
                 f"{self.name}: sampler_gradient and entropy go through Langevin steps of one size without clipping, and "
@@ -176,7 +219,7 @@ class ContrastiveDivergence(ChainLoss):
     name: ClassVar[str] = "contrastive_divergence"
 
     def _start(self, graph: FactorGraph, positive: Values, setting: Setting) -> tuple[Values, Any]:
-        return positive, None
+        return copied(positive, self.chains), None
 
 
 @dataclass(frozen=True)
@@ -195,6 +238,7 @@ class PersistentContrastiveDivergence(ChainLoss):
     """
 
     name: ClassVar[str] = "persistent_contrastive_divergence"
+    begins_at_target: ClassVar[bool] = False
 
     buffer: Layout = "auto"
     size: int = 10000

@@ -38,6 +38,7 @@ class NegativeLogLikelihood(Loss):
     name: ClassVar[str] = "negative_log_likelihood"
     margin: ClassVar[Margin] = "positive"
     latent: ClassVar[tuple[Latent, ...]] = ("summed",)
+    likelihood: ClassVar[bool] = True
 
     temperature: float = 1.0
 
@@ -91,6 +92,7 @@ class PseudoLikelihood(Loss):
 
     name: ClassVar[str] = "pseudo_likelihood"
     margin: ClassVar[Margin] = "positive"
+    likelihood: ClassVar[bool] = True
 
     temperature: float = 1.0
 

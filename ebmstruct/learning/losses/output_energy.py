@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from ebmstruct.inference.latent.free_energy import (
 )
 from ebmstruct.inference.smooth_energy import starting_point
 from ebmstruct.inference.views.table_view import TableView, table_view
+from ebmstruct.learning.losses.independent_states import independent_states, state_tables, summed_states
 
 WIDEST = 512
 """Coordinates of continuous latents that may hang together: their integral takes a dense factor of that size."""
@@ -76,7 +78,7 @@ class OutputEnergy:
 
     def refuse(self, target: Assignment) -> str | None:
         """Why the latent sites cannot be summed out exactly, in one sentence; None where they can."""
-        if not self.latent:
+        if not self.latent or self._simple:
             return None
         graph = self.conditioned(self.values(target))
         if self._summing(graph) is not None:
@@ -112,6 +114,13 @@ class OutputEnergy:
         chosen = {n: values[n] for n in self.outputs}
         return self.graph.condition(Assignment(chosen, known, self.allowed))
 
+    @cached_property
+    def _simple(self) -> bool:
+        """Whether the latent sites are states that are independent given the outputs, which are continuous blocks whole."""
+        whole = all(bool(mask.all()) for mask in self.outputs.values())
+        discrete = any(isinstance(self.graph.variables[n].domain, Discrete) for n in self.outputs)
+        return whole and not discrete and not self.allowed and independent_states(self.graph, self.latent)
+
     def _summing(self, graph: FactorGraph) -> Solver | None:
         """What sums a discrete graph, of tables or of segments, with derivatives; None where nothing does."""
         if not all(isinstance(v.domain, Discrete) for v in graph.variables.values()):
@@ -130,6 +139,9 @@ class OutputEnergy:
             if not self.allowed:
                 return self.graph.energy(values)
             return self.graph.condition(Assignment({}, {}, self.allowed)).energy(values)
+        if self._simple:
+            given = {n: v for n, v in values.items() if n not in self.latent}
+            return summed_states(self.graph, *state_tables(self.graph, given), self.temperature)
         graph = self.conditioned(values)
         solver = self._summing(graph)
         if solver is not None:

@@ -40,6 +40,7 @@ class SampledLikelihood(Loss):
     """
 
     name: ClassVar[str] = "sampled_likelihood"
+    by_samples: ClassVar[bool] = True
     margin: ClassVar[Margin] = "positive"
     latent: ClassVar[tuple[Latent, ...]] = ("sampled",)
 

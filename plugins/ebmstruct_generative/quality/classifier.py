@@ -40,7 +40,7 @@ def train_on_synthetic(
     real: Columns,
     target: str,
     *,
-    rows: int = 20_000,
+    rows: int = 10_000,
     trees: int = 100,
     seed: int = 0,
 ) -> float:

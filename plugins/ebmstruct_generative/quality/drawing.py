@@ -63,7 +63,7 @@ def sheet(rows: Sequence[np.ndarray], shape: tuple[int, ...], *, title: str, not
         lines.append(beside([tile.transpose(1, 2, 0) for tile in tiles], gap=1))
     stacked = [line.transpose(1, 0, 2) for line in lines]
     pixels = beside(stacked, gap=_GAP).transpose(1, 0, 2)
-    return Picture(title, pixels, scale=max(1, min(4, 900 // pixels.shape[1])), note=note)
+    return Picture(title, pixels, scale=max(1, min(6, 900 // pixels.shape[1])), note=note)
 
 
 def beside(panels: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
