@@ -155,7 +155,7 @@ def overcomplete() -> None:
     for seed in SEEDS:
         x, true = overcomplete_data(seed)
         x = x / x.std()
-        for who, tied, starts in (("each its own shape, one start", False, 1), ("one shape, 16 starts", True, 16)):
+        for who, tied, starts in (("each its own shape, one start", False, 1), ("one shape, 8 starts", True, 8)):
             torch.manual_seed(seed)
             model = es.IndependentComponents(8, 16, tied=tied, power=3.0, sharpness=0.7, starts=starts)
             model, cpu = trained(model, x, es.ScoreMatching(form="exact"), optimizer="lbfgs", lr=1.0, epochs=20)
@@ -231,7 +231,7 @@ def patches() -> None:
     train, held_out = z[:40000], z[40000:]
     for seed in SEEDS:
         torch.manual_seed(seed)
-        model = es.IndependentComponents(100, 200)
+        model = es.IndependentComponents(100, 200, learn_sharpness=False)
         model, cpu = trained(model, train, es.ScoreMatching(form="exact"), optimizer="adam", lr=0.01, epochs=50,
                              batch_size=500, schedule="linear", final_lr_fraction=0.01, seed=seed)  # fmt: skip
         emit(part="patches", seed=seed, **judged(unit_filters(model), whitening, held_out), cpu_s=cpu)
