@@ -101,7 +101,7 @@ def test_an_expert_is_a_scale_mixture(shape: str) -> None:
     """The mean latent precision is f'(s) / s times a, its spread that of quadrature, and draws have both moments."""
     model = es.IndependentComponents(2, 3, shape=shape, power=1.7).double()  # type: ignore[arg-type]
     x = torch.cat([numbers(6, 2), 20 * numbers(2, 2, seed=1), torch.zeros(1, 2, dtype=F64)])
-    found = model.latents(x, num_samples=4000, generator=torch.Generator().manual_seed(0))
+    found = model.latents_of(x, num_samples=4000, generator=torch.Generator().manual_seed(0))
     s = model.expert.answers(x).detach()
     u, mean = found["precision"], 1.7 * model.expert.derivatives(s)[0] / s
     torch.testing.assert_close(u.mean[:-1], mean[:-1].detach())

@@ -146,7 +146,14 @@ class IndependentComponents(EnergyModel):
         filters = self.expert.filters()
         return self.expert.log_integral(self.expert.powers()).sum() - torch.linalg.slogdet(filters).logabsdet
 
-    def latents(self, x: Tensor, *, num_samples: int = 0, generator: Generator) -> Mapping[str, ScalePosterior]:
+    def latents(
+        self, graph: FactorGraph, target: Assignment, *, num_samples: int = 0, generator: Generator
+    ) -> Mapping[str, ScalePosterior]:
+        """The same for the vectors of a target, as ``ebmstruct latents`` asks for it."""
+        x = target[self.block].reshape(graph.num_instances, -1)
+        return self.latents_of(x.to(self.device), num_samples=num_samples, generator=generator)
+
+    def latents_of(self, x: Tensor, *, num_samples: int = 0, generator: Generator) -> Mapping[str, ScalePosterior]:
         """What is latent in vectors x (B, d), block by block, each (B, count); draws (num_samples, B, count).
 
         ``answer``: w_j^T (x - m), of filters of length 1, which x decides: its spread is 0. ``precision``: of the Gaussian

@@ -161,5 +161,5 @@ def test_a_run_from_the_task_file(tmp_path: Path) -> None:
     predictor = load(summary.folder)
     assert isinstance(predictor.model, Components)
     z = predictor.schema.encoded([e.y for e in predictor.task.examples("test")[:5]])
-    found = predictor.model.latents(z, num_samples=2, generator=torch.Generator().manual_seed(0))
+    found = predictor.model.latents_of(z, num_samples=2, generator=torch.Generator().manual_seed(0))
     assert {k: tuple(v.samples.shape) for k, v in found.items()} == {"answer": (2, 5, 24), "precision": (2, 5, 24)}

@@ -6,6 +6,7 @@ import json
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from ebmstruct.cli import main
 from ebmstruct.errors import DataError, PluginError
 from ebmstruct.run.config import parse_config
 from ebmstruct.run.generating import generate
+from ebmstruct.run.latents import inferred
 from ebmstruct.run.predictor import load
 from ebmstruct.run.runner import run
 from ebmstruct_generative.sequences.hidden_chain import HiddenChain
@@ -111,11 +113,37 @@ def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "at least 1 is needed" in capsys.readouterr().err
 
 
+def test_latents_of_lines(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ebmstruct latents` gives states, probabilities, entropies and draws for each line; the same in both formats."""
+    lines, out = finished.parent / "some.txt", finished.parent / "latents.npz"
+    lines.write_text("abcd\ncdab\n")
+    assert main(["latents", str(finished), str(lines), "--samples", "40", "-q"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 2 and set(rows[0]) == {"states"}
+    states = rows[0]["states"]
+    mean = torch.tensor(states["mean"])
+    assert mean.shape == (4, 4) and torch.allclose(mean.sum(1), torch.ones(4))
+    entropy = -(mean * mean.clamp(min=1e-30).log()).sum(1)
+    assert torch.allclose(torch.tensor(states["spread"]), entropy, atol=1e-5)
+    shares = torch.nn.functional.one_hot(torch.tensor(states["samples"]), 4).double().mean(0)
+    assert torch.allclose(shares, mean.double(), atol=0.35) and len(states["map"]) == 4
+    assert main(["latents", str(finished), str(lines), "-o", str(out), "-q"]) == 0
+    arrays = np.load(out)
+    assert np.allclose(arrays["states.mean"][0], states["mean"]) and arrays["states.samples"].shape == (2, 0, 4)
+    lines.write_text("abcd\nab\n")
+    assert main(["latents", str(finished), str(lines), "-o", str(out), "-q"]) == 2
+    assert "choose an --output that ends in .jsonl" in capsys.readouterr().err
+    assert main(["latents", str(finished), str(lines), "-o", "latents.xml"]) == 2
+    assert "legal are .jsonl and .npz" in capsys.readouterr().err
+
+
 def test_other_tasks_draw_nothing(toy: Path) -> None:
     """A task that predicts says what to ask it in place of records."""
     summary = run(parse_config("task: {name: toy.letters, examples_count: 24}\ntrain: {epochs: 1}\n", "t.yaml"))
     with pytest.raises(PluginError, match="draws no records; ebmstruct predict answers for it"):
         generate(summary.folder, 3)
+    with pytest.raises(DataError, match="has no latent variable"):
+        list(inferred(load(summary.folder), [es.Example(("a", "b"), ["V", "C"])]))
 
 
 def test_strips_are_kept_while_training(finished: Path) -> None:
