@@ -113,6 +113,6 @@ def test_an_expert_is_a_scale_mixture(shape: str) -> None:
     assert bool(((u.samples.mean(0) - u.mean).abs() < 5 * error).all())
     assert bool(((u.samples.std(0) / u.spread - 1).abs() < 0.1).all())
     torch.testing.assert_close(
-        found["answer"].mode, x @ (model.expert.weight / model.expert.weight.norm(dim=1)[:, None]).T
+        found["answer"].map, x @ (model.expert.weight / model.expert.weight.norm(dim=1)[:, None]).T
     )
     assert bool((found["answer"].spread == 0).all()) and found["answer"].samples.shape == (4000, 9, 3)

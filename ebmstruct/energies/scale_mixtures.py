@@ -16,18 +16,13 @@ TERMS = 64
 class ScalePosterior:
     """p(u | s) of positive u, of the shape of the answers s.
 
-    mode: the most probable value.  mean, spread: the mean and the standard deviation.  samples: (S, ...) draws; S may be 0.
-    exact: whether mean and spread are the true ones.  sampled_exactly: whether draws are independent and exact.
-    solver: what found them. The fields are those of the engine's ``LatentBlock``.
+    map: the most probable value.  mean, spread: the mean and the standard deviation.  samples: (S, ...) draws; S may be 0.
     """
 
-    mode: Tensor
+    map: Tensor
     mean: Tensor
     spread: Tensor
     samples: Tensor
-    exact: bool = True
-    sampled_exactly: bool = True
-    solver: str = "closed_form"
 
 
 def gamma_posterior(shape: Tensor, rate: Tensor, num_samples: int, generator: Generator) -> ScalePosterior:
@@ -55,7 +50,7 @@ def polya_gamma_posterior(power: Tensor, answer: Tensor, num_samples: int, gener
     draws = _polya_gamma(a, size, mean, num_samples, generator)
     mode = (mean - variance / mean).clamp(min=0)
     parts = (mode, mean, variance.sqrt(), draws)
-    return ScalePosterior(*(part.to(answer.dtype) for part in parts), sampled_exactly=False)
+    return ScalePosterior(*(part.to(answer.dtype) for part in parts))
 
 
 def _polya_gamma(power: Tensor, size: Tensor, mean: Tensor, num_samples: int, generator: Generator) -> Tensor:
