@@ -105,7 +105,7 @@ def square() -> None:
             for who, loss, options in runs:
                 torch.manual_seed(seed)
                 model = es.IndependentComponents(d, **options)
-                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=15)
+                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=30)
                 emit(
                     part="square",
                     who=who,
@@ -155,7 +155,7 @@ def overcomplete() -> None:
     for seed in SEEDS:
         x, true = overcomplete_data(seed)
         x = x / x.std()
-        for who, tied, starts in (("each its own shape, one start", False, 1), ("one shape, 8 starts", True, 8)):
+        for who, tied, starts in (("each its own shape, one start", False, 1), ("one shape, 16 starts", True, 16)):
             torch.manual_seed(seed)
             model = es.IndependentComponents(8, 16, tied=tied, power=3.0, sharpness=0.7, starts=starts)
             model, cpu = trained(model, x, es.ScoreMatching(form="exact"), optimizer="lbfgs", lr=1.0, epochs=20)

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, LossRefusal
-from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real
+from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
 from ebmstruct.graph.continuous import scattered
 from ebmstruct.inference import (
     HMC,
@@ -266,28 +266,6 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
         if sampler.refuse(graph, Query(Ask.SAMPLE)) is not None:
             return values
         return spread(sampler.init(graph.repeat(chains), None, generator).values, chains)
-
-
-def noised(graph: FactorGraph, values: Values, size: float, generator: Generator) -> dict[str, Tensor]:
-    """The values with normal noise of standard deviation ``size`` on the sites of ``Real`` that are not clamped."""
-    out = dict(values)
-    for name, block in graph.variables.items():
-        if name in values and isinstance(block.domain, Real) and not clamped(graph, name):
-            value = values[name]
-            moved = value + size * torch.randn(value.shape, dtype=value.dtype, device=value.device, generator=generator)
-            out[name] = block.domain.project(moved)
-    return with_evidence(graph, out, chains_of(graph, values))
-
-
-def share_beyond(graph: FactorGraph, values: Values, size: float) -> Tensor:
-    """(B,) float64: of the numbers of each instance's open ``Real`` sites, the share of those at ``size`` or beyond it."""
-    out, count = torch.zeros(2, graph.num_instances, dtype=torch.float64)
-    for name, block in graph.variables.items():
-        if isinstance(block.domain, Real) and not clamped(graph, name):
-            beyond = (values[name].abs() >= size).double()  # (C, n, d)
-            out.index_add_(0, block.instance, beyond.mean(0).sum(-1))
-            count.index_add_(0, block.instance, torch.full_like(beyond[0, :, 0], beyond.shape[-1]))
-    return out / count.clamp(min=1)
 
 
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:

@@ -25,12 +25,11 @@ from ebmstruct.learning.losses.chains import (
     copied,
     energies_of_both,
     finite_mean,
-    noised,
-    share_beyond,
     summed_blocks,
     walk_refusal,
     walked,
 )
+from ebmstruct.learning.losses.data_noise import noised, share_beyond
 from ebmstruct.learning.losses.replay import Layout, Replay
 from ebmstruct.learning.losses.sampler_terms import (
     energy_of_moving_draws,
