@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from ebmstruct import help_texts
 from ebmstruct.errors import EbmstructError
-from ebmstruct.run import help_texts
 
 _STARTED = time.monotonic()
 """When this module was first needed: about when the process began."""

@@ -18,7 +18,7 @@ ROOMS = (
     "learning",
     "extend",
     "testing",
-    "run",
+    "run|help_texts",
     "cli",
     "__main__",
 )

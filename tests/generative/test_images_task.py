@@ -228,9 +228,9 @@ def test_measures_of_draws() -> None:
         drawn_scores(parts["test"][:180], drawn, parts["train"])
         for drawn in (parts["dev"], parts["train"][:180], noise)
     )
-    assert good["realism"] > 0.8 and copies["realism"] < 0.1 and bad["realism"] < 0.05
+    assert good["fidelity"] > 0.8 and copies["fidelity"] < 0.1 and bad["fidelity"] < 0.05
     assert copies["nearest_ratio"] == 0.0 and good["nearest_ratio"] > 0.8
-    assert drawn_scores(parts["test"][:3], noise, parts["train"]) == {"realism": 0.0}
+    assert drawn_scores(parts["test"][:3], noise, parts["train"]) == {"fidelity": 0.0}
     judge = TASK.judge
     assert judge is not None and judge.accuracy > 0.98
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)

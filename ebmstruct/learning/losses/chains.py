@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmstruct.errors import GraphError, LossRefusal
-from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph, Real
+from ebmstruct.graph import Assignment, Continuous, Discrete, FactorGraph
 from ebmstruct.graph.continuous import scattered
 from ebmstruct.inference import (
     HMC,
@@ -56,7 +56,8 @@ class Walk:
     sampler: by name, or ``auto``: Gibbs sweeps for tables, Gibbs with gradients for other discrete energies, Langevin
     steps for continuous blocks, Gibbs and Hamiltonian moves in turns where a graph has both.
     step_size, noise_scale: of the samplers of continuous blocks, where they have them.
-    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``).
+    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``); MALA has the
+    last two.
     named: a sampler that somebody gave as an object; it is taken wherever it does not refuse the graph.
     """
 
@@ -72,7 +73,7 @@ class Walk:
 
     @property
     def of_langevin(self) -> tuple[str, ...]:
-        """The options in use that only Langevin steps have."""
+        """The options in use that Langevin steps have and most other samplers have not."""
         own = ("clip_gradient", "clip_step", "clip_sample", "restart_every")
         return tuple(name for name in own if getattr(self, name) is not None)
 
@@ -82,8 +83,9 @@ class Walk:
         if isinstance(self.named, MarkovSampler) and self.named.refuse(graph, query) is None:
             return self.named
         made = self._made(graph)
-        if self.of_langevin and not isinstance(made, Langevin):
-            return f"{' and '.join(self.of_langevin)}: an option of Langevin steps, and the sampler is {made.name}"
+        alien = [n for n in self.of_langevin if not hasattr(made, n)]
+        if alien:
+            return f"{' and '.join(alien)}: an option of Langevin steps, and the sampler is {made.name}"
         reason = made.refuse(graph, query)
         return made if reason is None else f"the sampler {made.name} does not take the graph: {reason}"
 
@@ -99,7 +101,9 @@ class Walk:
             return MixedGibbs(step_size=size)
         if name == "gibbs_with_gradients":
             return GibbsWithGradients()
-        smooth = {"mala": MALA, "hmc": HMC, "underdamped_langevin": UnderdampedLangevin}
+        if name == "mala":
+            return MALA(step_size=size, restart_every=self.restart_every, restart_scale=self.restart_scale)
+        smooth = {"hmc": HMC, "underdamped_langevin": UnderdampedLangevin}
         return smooth[name](step_size=size) if name in smooth else BlockGibbs()
 
     def _fitting(self, graph: FactorGraph) -> SamplerName:
@@ -266,28 +270,6 @@ def _mended(graph: FactorGraph, values: dict[str, Tensor], chains: int, generato
         if sampler.refuse(graph, Query(Ask.SAMPLE)) is not None:
             return values
         return spread(sampler.init(graph.repeat(chains), None, generator).values, chains)
-
-
-def noised(graph: FactorGraph, values: Values, size: float, generator: Generator) -> dict[str, Tensor]:
-    """The values with normal noise of standard deviation ``size`` on the sites of ``Real`` that are not clamped."""
-    out = dict(values)
-    for name, block in graph.variables.items():
-        if name in values and isinstance(block.domain, Real) and not clamped(graph, name):
-            value = values[name]
-            moved = value + size * torch.randn(value.shape, dtype=value.dtype, device=value.device, generator=generator)
-            out[name] = block.domain.project(moved)
-    return with_evidence(graph, out, chains_of(graph, values))
-
-
-def share_beyond(graph: FactorGraph, values: Values, size: float) -> Tensor:
-    """(B,) float64: of the numbers of each instance's open ``Real`` sites, the share of those at ``size`` or beyond it."""
-    out, count = torch.zeros(2, graph.num_instances, dtype=torch.float64)
-    for name, block in graph.variables.items():
-        if isinstance(block.domain, Real) and not clamped(graph, name):
-            beyond = (values[name].abs() >= size).double()  # (C, n, d)
-            out.index_add_(0, block.instance, beyond.mean(0).sum(-1))
-            count.index_add_(0, block.instance, torch.full_like(beyond[0, :, 0], beyond.shape[-1]))
-    return out / count.clamp(min=1)
 
 
 def draw_energies(graph: FactorGraph, draws: Values) -> Tensor:
