@@ -105,7 +105,7 @@ def square() -> None:
             for who, loss, options in runs:
                 torch.manual_seed(seed)
                 model = es.IndependentComponents(d, **options)
-                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=15)
+                model, cpu = trained(model, z, loss, optimizer="lbfgs", lr=1.0, epochs=30)
                 emit(
                     part="square",
                     who=who,
@@ -162,6 +162,26 @@ def overcomplete() -> None:
             found = matched(unit_filters(model), true)
             emit(part="overcomplete", who=f"score matching, {who}", seed=seed, cosine=float(found.mean()),
                  above_095=float((found > 0.95).mean()), cpu_s=cpu)  # fmt: skip
+
+
+def limit() -> None:
+    """The cosine that the Fisher information of the draws leaves to an unbiased estimator: with one shape, and one each."""
+    from scipy.linalg import null_space
+
+    for seed in SEEDS:
+        x, true = overcomplete_data(seed)
+        m, d = true.shape
+        answers = 2 * x.astype(np.float64) @ true.T
+        tanh, log_cosh = np.tanh(answers), np.log(np.cosh(answers))
+        turns = np.concatenate([6 * tanh[:, i : i + 1] * (x @ null_space(true[i : i + 1])) for i in range(m)], 1)
+        each = np.concatenate([log_cosh, tanh * answers], 1)
+        one = np.stack([log_cosh.sum(1), (tanh * answers).sum(1)], 1)
+        figures = {}
+        for name, shape in (("one_shape", one), ("own_shapes", each)):
+            information = len(x) * np.cov(np.concatenate([turns, shape], 1).T)
+            angle2 = np.diag(np.linalg.inv(information))[: m * (d - 1)].reshape(m, d - 1).sum(1)
+            figures[name] = float(np.cos(np.sqrt(angle2)).mean())
+        emit(part="limit", seed=seed, **figures)
 
 
 def patch_data(count: int = 50000, size: int = 12, seed: int = 0) -> np.ndarray:
@@ -231,7 +251,7 @@ def patches() -> None:
     train, held_out = z[:40000], z[40000:]
     for seed in SEEDS:
         torch.manual_seed(seed)
-        model = es.IndependentComponents(100, 200)
+        model = es.IndependentComponents(100, 200, learn_sharpness=False)
         model, cpu = trained(model, train, es.ScoreMatching(form="exact"), optimizer="adam", lr=0.01, epochs=50,
                              batch_size=500, schedule="linear", final_lr_fraction=0.01, seed=seed)  # fmt: skip
         emit(part="patches", seed=seed, **judged(unit_filters(model), whitening, held_out), cpu_s=cpu)
@@ -286,7 +306,7 @@ def _timed(call: Callable[[], Any], times: int) -> float:
 def main() -> None:
     """The parts named, or all of them."""
     torch.set_num_threads(1)
-    parts = {"square": square, "overcomplete": overcomplete, "patches": patches, "speed": speed}
+    parts = {"square": square, "overcomplete": overcomplete, "limit": limit, "patches": patches, "speed": speed}
     for name in sys.argv[1:] or parts:
         parts[name]()
 

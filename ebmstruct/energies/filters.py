@@ -40,7 +40,8 @@ class FilterExpert(nn.Module, ABC):
         super().__init__()
         self.dim, self.count, self.unit_rows = dim, count, unit_rows
         each = 1 if tied else count
-        self.weight = nn.Parameter(torch.randn(count, dim) * (sharpness / dim**0.5))
+        # unit rows may have any length, and turn the slower the longer they are: entries of about 1 suit step sizes of 0.01
+        self.weight = nn.Parameter(torch.randn(count, dim) * (1.0 if unit_rows else sharpness / dim**0.5))
         self.log_power = nn.Parameter(torch.full((each,), math.log(power)))
         if unit_rows:
             self.log_sharpness = nn.Parameter(torch.full((each,), math.log(sharpness)), learn_sharpness)

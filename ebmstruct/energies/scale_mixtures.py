@@ -16,7 +16,7 @@ TERMS = 64
 class ScalePosterior:
     """p(u | s) of positive u, of the shape of the answers s.
 
-    map: the most probable value.  mean, spread: the mean and the standard deviation.  samples: (S, ...) draws.
+    map: the most probable value.  mean, spread: the mean and the standard deviation.  samples: (S, ...) draws; S may be 0.
     """
 
     map: Tensor

@@ -20,6 +20,7 @@ from ebmstruct_generative.components import Components
 from ebmstruct_generative.patches.cutting import cut, log_contrast
 from ebmstruct_generative.patches.gabor import fitted
 from ebmstruct_generative.patches.rendering import arranged, columns, sheet
+from ebmstruct_generative.patches.schema import PatchSchema
 from ebmstruct_generative.patches.sources import Photograph
 from ebmstruct_generative.patches.task import PatchTask
 from ebmstruct_generative.records import RECORD
@@ -159,7 +160,7 @@ def test_a_run_from_the_task_file(tmp_path: Path) -> None:
     for title in ("What the filters stand for", "Excess kurtosis of each filter", "real on the left"):
         assert title in page
     predictor = load(summary.folder)
-    assert isinstance(predictor.model, Components)
-    z = predictor.schema.encoded([e.y for e in predictor.task.examples("test")[:5]])
+    assert isinstance(predictor.model, Components) and isinstance(predictor.schema, PatchSchema)
+    z = predictor.schema.encoded([e.y for e in list(predictor.task.examples("test"))[:5]])
     found = predictor.model.latents_of(z, num_samples=2, generator=torch.Generator().manual_seed(0))
     assert {k: tuple(v.samples.shape) for k, v in found.items()} == {"answer": (2, 5, 24), "precision": (2, 5, 24)}
