@@ -256,8 +256,8 @@ def patches() -> None:
     train, held_out = z[:40000], z[40000:]
     for seed in SEEDS:
         torch.manual_seed(seed)
-        model = es.IndependentComponents(100, 200, learn_sharpness=False)
-        model, cpu = trained(model, train, es.ScoreMatching(form="exact"), optimizer="adam", lr=0.01, epochs=50,
+        model = es.IndependentComponents(100, 200, sharpness=2.0, learn_sharpness=False)
+        model, cpu = trained(model, train, es.ScoreMatching(form="exact"), optimizer="adam", lr=0.03, epochs=45,
                              batch_size=500, schedule="linear", final_lr_fraction=0.01, seed=seed)  # fmt: skip
         emit(part="patches", seed=seed, **judged(unit_filters(model), whitening, held_out), cpu_s=cpu)
 
