@@ -3,7 +3,8 @@
 ``python -m benchmarks.replay [--data moons 8gaussians pinwheel digits] [--budgets 30 120] [--seeds 5] [-o FILE]``
 trains ``generative.network`` (``generative.convolutional`` on digits) by ``es.fit`` for so many seconds of processor time
 on one thread, draws as many records as are held out, and prints one JSON line a training: two-sample measures of the
-draws against the held-out records. ``--plain`` leaves the fresh starts out, which is what peers do.
+draws against the held-out records. ``--walk langevin`` takes Langevin steps without a test, ``--walk plain``
+leaves the fresh starts out too, which is what peers do.
 """
 
 from __future__ import annotations
@@ -119,37 +120,36 @@ class Recipe:
     loss: es.PersistentContrastiveDivergence
     lr: float
     batch: int
-    sampler: es.Langevin
+    sampler: es.Solver
 
     def model(self, schema: RecordSchema) -> es.EnergyModel:
         """The energy."""
         return Convolutional(schema) if len(schema.shape) == 3 else Network(schema)
 
 
-def recipe(name: str, *, plain: bool) -> Recipe:
-    """What the figures are measured with."""
+def recipe(name: str, walk: str) -> Recipe:
+    """What the figures are measured with.  walk: ``mala``, ``langevin``, or ``plain``: Langevin without fresh starts."""
     if name == "digits":
+        options: dict[str, Any] = {"step_size": 0.01, "noise_scale": 0.02, "clip_sample": 1.2}
         loss = es.PersistentContrastiveDivergence(
-            steps=20, step_size=0.01, noise_scale=0.02, size=2000, reinitialise=0.05, energy_decay=0.001, data_noise=0.05,
-            clip_sample=1.2,
-        )  # fmt: skip
-        return Recipe(
-            loss, 1e-3, 128, es.Langevin(step_size=0.01, noise_scale=0.02, clip_sample=1.2, chains=1, burn_in=500)
+            steps=20, size=2000, reinitialise=0.05, energy_decay=0.001, data_noise=0.05, **options
         )
-    fresh: dict[str, Any] = {} if plain else {"restart_every": 5, "restart_scale": 1.3}
+        return Recipe(loss, 1e-3, 128, es.Langevin(chains=1, burn_in=500, **options))
+    fresh: dict[str, Any] = {} if walk == "plain" else {"restart_every": 5, "restart_scale": 1.3}
+    size = 4e-3 if walk == "mala" else 2e-3
     loss = es.PersistentContrastiveDivergence(
-        steps=5, step_size=2e-3, size=1000, reinitialise=0.05 if plain else 0.0, **fresh
-    )
-    return Recipe(loss, 2e-3, 250, es.Langevin(step_size=2e-3, chains=1, burn_in=500, **fresh))
+        steps=5, step_size=size, size=1000, reinitialise=0.05 if walk == "plain" else 0.0,
+        sampler="mala" if walk == "mala" else "langevin", **fresh,
+    )  # fmt: skip
+    sampler = es.MALA if walk == "mala" else es.Langevin
+    return Recipe(loss, 2e-3, 250, sampler(step_size=size, chains=1, burn_in=500, **fresh))
 
 
-def trained(
-    name: str, seed: int, budget: float, *, plain: bool
-) -> tuple[es.EnergyModel, Recipe, es.TrainingTrace, float]:
+def trained(name: str, seed: int, budget: float, walk: str) -> tuple[es.EnergyModel, Recipe, es.TrainingTrace, float]:
     """A model trained for about ``budget`` processor seconds, by a schedule fitted to a pace measured beforehand."""
     train, _ = data(name)
     schema = RecordSchema((1, 8, 8) if name == "digits" else (2,))
-    chosen = recipe(name, plain=plain)
+    chosen = recipe(name, walk)
     examples = [Point(row) for row in train]
 
     def fitted(epochs: int) -> tuple[es.EnergyModel, es.TrainingTrace, float]:
@@ -169,9 +169,9 @@ def trained(
     return model, chosen, trace, spent
 
 
-def measured(name: str, seed: int, budget: float, *, plain: bool) -> dict[str, Any]:
+def measured(name: str, seed: int, budget: float, walk: str) -> dict[str, Any]:
     """One line of the figures."""
-    model, chosen, trace, spent = trained(name, seed, budget, plain=plain)
+    model, chosen, trace, spent = trained(name, seed, budget, walk)
     real = data(name)[1]
     begun = time.process_time()
     graph = model.graph([()] * len(real))
@@ -179,7 +179,7 @@ def measured(name: str, seed: int, budget: float, *, plain: bool) -> dict[str, A
     sampling = time.process_time() - begun
     found = measures(real, drawn.values[RECORD][0].numpy(), grey=name == "digits")
     return {
-        "data": name, "budget_cpu_s": budget, "seed": seed, "plain": plain, "epochs": len(trace.epochs),
+        "data": name, "budget_cpu_s": budget, "seed": seed, "walk": walk, "epochs": len(trace.epochs),
         "cpu_s": round(spent, 1), "sample_s": round(sampling, 1), **{k: round(v, 4) for k, v in found.items()},
         "rollbacks": len(getattr(trace, "rollbacks", [])),
     }  # fmt: skip
@@ -192,14 +192,14 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[30.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--walk", choices=("mala", "langevin", "plain"), default="mala")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for budget in given.budgets:
         for seed in range(given.first, given.first + given.seeds):
             for name in given.data:
-                line = json.dumps(measured(name, seed, budget, plain=given.plain))
+                line = json.dumps(measured(name, seed, budget, given.walk))
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
                 if given.output is not None:

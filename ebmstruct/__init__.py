@@ -129,6 +129,7 @@ _HOMES = {
         "BoltzmannMachine",
         "ChainEnergy",
         "ConvolutionalEnergy",
+        "DeepBoltzmannMachine",
         "DenoisingEnergy",
         "EnergyModel",
         "GaussianBoltzmannMachine",
@@ -147,6 +148,7 @@ _HOMES = {
         "StudentTExpert",
         "SumOfEnergies",
         "TreeEnergy",
+        "UniGaussExpert",
         "graph_network",
     ),
     "ebmstruct.learning": (
@@ -203,6 +205,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import BoltzmannMachine as BoltzmannMachine
     from ebmstruct.energies import ChainEnergy as ChainEnergy
     from ebmstruct.energies import ConvolutionalEnergy as ConvolutionalEnergy
+    from ebmstruct.energies import DeepBoltzmannMachine as DeepBoltzmannMachine
     from ebmstruct.energies import DenoisingEnergy as DenoisingEnergy
     from ebmstruct.energies import EnergyModel as EnergyModel
     from ebmstruct.energies import GaussianBoltzmannMachine as GaussianBoltzmannMachine
@@ -221,6 +224,7 @@ if TYPE_CHECKING:
     from ebmstruct.energies import StudentTExpert as StudentTExpert
     from ebmstruct.energies import SumOfEnergies as SumOfEnergies
     from ebmstruct.energies import TreeEnergy as TreeEnergy
+    from ebmstruct.energies import UniGaussExpert as UniGaussExpert
     from ebmstruct.energies import graph_network as graph_network
     from ebmstruct.errors import ConfigError as ConfigError
     from ebmstruct.errors import DataError as DataError

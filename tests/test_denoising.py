@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ebmstruct as es
+from ebmstruct.energies.denoising import VectorNetwork
 from ebmstruct.errors import GraphError, LossRefusal, SolverRefusal
 from ebmstruct.graph import at_noise, noise_block, noise_levels
 
@@ -101,9 +102,9 @@ def test_gradient_against_finite_differences() -> None:
     value().backward()
     step = 1e-5
     with torch.no_grad():
-        model.shift += step
+        model.shift.add_(step)
         up = float(value())
-        model.shift -= 2 * step
+        model.shift.sub_(2 * step)
         down = float(value())
     assert model.shift.grad is not None
     assert float(model.shift.grad) == pytest.approx((up - down) / (2 * step), rel=1e-4)
@@ -139,7 +140,8 @@ def test_a_denoising_energy_learns_a_gaussian() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = es.DenoisingEnergy(3, width=48, depth=1, lowest=0.1, highest=5.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, 400)
     noise = torch.Generator().manual_seed(3)
     graph = model.graph([None] * 500)
     for _ in range(400):
@@ -147,6 +149,7 @@ def test_a_denoising_energy_learns_a_gaussian() -> None:
         own = rows[torch.randint(0, 2000, (500,), generator=noise)]
         es.DenoisingScoreMatching()(graph, target(graph, own), generator=noise).value.mean().backward()
         optimizer.step()
+        slower.step()
     true = BlurredGaussian()
     for sigma in (0.3, 1.0, 3.0):
         level = torch.full((500,), sigma)
@@ -157,6 +160,14 @@ def test_a_denoising_energy_learns_a_gaussian() -> None:
         )
         error = float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
         assert error < 0.2, (sigma, error)
+
+
+def test_waves_beside_the_numbers() -> None:
+    """Few numbers are told to the network as waves too, many are not, and the user may say otherwise."""
+    for dim, octaves, entered in ((2, None, 2 * 7), (10, None, 10), (2, 0, 2), (10, 2, 10 * 5)):
+        network = es.DenoisingEnergy(dim, width=8, depth=1, octaves=octaves).denoiser.network
+        assert isinstance(network, VectorNetwork)
+        assert network.enter.in_features == entered
 
 
 def test_other_questions_are_about_the_lowest_level() -> None:

@@ -39,7 +39,7 @@ def graph_of(function: Any, domain: es.Real, instances: int = 1, sites: int = 1)
     return es.FactorGraph([block], [es.BlockFactor(("x",), "energy", energy)])
 
 
-def draws(graph: es.FactorGraph, sampler: es.Langevin, count: int = 4000, temperature: float = 1.0) -> Tensor:
+def draws(graph: es.FactorGraph, sampler: es.Solver, count: int = 4000, temperature: float = 1.0) -> Tensor:
     """(S, n) draws of the first coordinate."""
     found = es.sample(graph, sampler, num_samples=count, temperature=temperature, generator=seeded(0), quiet=True)
     return found.values["x"][..., 0]
@@ -56,6 +56,8 @@ def test_fresh_starts_find_the_shares_of_valleys(temperature: float) -> None:
     p = torch.exp(-two_wells(line) / temperature)
     expected = float(p[line > 0].sum() / p.sum())
     assert abs(float((draws(graph, RESTARTING, temperature=temperature) > 0).double().mean()) - expected) < 0.03
+    tested = es.MALA(step_size=0.01, restart_every=5, restart_scale=2.0, chains=50, burn_in=200, thinning=5)
+    assert abs(float((draws(graph, tested, temperature=temperature) > 0).double().mean()) - expected) < 0.03
     stuck = draws(graph, replace(RESTARTING, restart_every=None))
     assert abs(float((stuck > 0).double().mean()) - 0.5) < 0.1  # where they began
 

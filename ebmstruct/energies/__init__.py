@@ -5,9 +5,10 @@ from ebmstruct.energies.attention import AttentionEnergy
 from ebmstruct.energies.chain import ChainEnergy, Transitions
 from ebmstruct.energies.components import IndependentComponents
 from ebmstruct.energies.convolutional import ConvolutionalEnergy
+from ebmstruct.energies.deep_boltzmann import DeepBoltzmannMachine
 from ebmstruct.energies.denoising import DenoisingEnergy
 from ebmstruct.energies.encoders import ContextEncoder, EncoderStack, RecurrentEncoder, WindowEncoder
-from ebmstruct.energies.experts import ProductOfExperts
+from ebmstruct.energies.experts import ProductOfExperts, UniGaussExpert
 from ebmstruct.energies.filters import FilterExpert, LogCoshExpert, StudentTExpert
 from ebmstruct.energies.graph_network import GraphNetworkEnergy, graph_network
 from ebmstruct.energies.grid import GridEnergy
@@ -32,6 +33,7 @@ __all__ = [
     "ChainEnergy",
     "ContextEncoder",
     "ConvolutionalEnergy",
+    "DeepBoltzmannMachine",
     "DenoisingEnergy",
     "EncoderStack",
     "EnergyModel",
@@ -61,6 +63,7 @@ __all__ = [
     "SumOfEnergies",
     "Transitions",
     "TreeEnergy",
+    "UniGaussExpert",
     "WindowEncoder",
     "graph_network",
 ]

@@ -40,6 +40,27 @@ class ProductOfExperts(EnergyModel):
         return FactorGraph([block], factors)
 
 
+class UniGaussExpert(nn.Module):
+    """E(x) = -sum_j log(1 - a_j + a_j exp(-(w_j^T x + b_j)^2 / 2)), 0 < a_j < 1: a product of "unigauss" experts.
+
+    Hinton 2002: each expert is a mixture of a Gaussian along a direction w_j and of a uniform density: it rules out what
+    breaks its constraint w_j^T x = -b_j, but has little to say about how badly. Not normalisable alone: add a spread.
+    dim: d.  count: of the experts j. Parameters: weight (count, d), random at first; bias (count,); logit (count,) of a.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
+        self.bias = nn.Parameter(torch.zeros(count))
+        self.logit = nn.Parameter(torch.zeros(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,) of x (B, d)."""
+        answer = x.to(self.bias.dtype) @ self.weight.T + self.bias
+        log = nn.functional.logsigmoid
+        return -torch.logaddexp(log(-self.logit), log(self.logit) - 0.5 * answer.square()).sum(1)
+
+
 class Spread(nn.Module):
     """|x|^2 / (2 spread^2): what keeps an energy over vectors normalisable.  spread: a constant."""
 

@@ -37,7 +37,7 @@ class BoltzmannMachine(EnergyModel):
     F(v) = -sum_i b_i[v_i] - sum_j softplus(c_j + sum_i W_ij[v_i]), also of weights in place of states.
     centred: units enter the energy less what they are on average, v - m and h - 1/2, with m found at the start of a
     training (Montavon and Mueller 2012): the same distributions by other parameters, whose gradients disturb each other
-    less.
+    less; what that adds to the energies of all states alike is left out.
     weight_spread: standard deviation of the first weights.
     An input may be anything: only how many there are counts. Parameters: visible_bias, hidden_bias, weight. A training
     begins with visible biases at the log odds of the training data (``initialise``).
@@ -105,17 +105,10 @@ class BoltzmannMachine(EnergyModel):
     @torch.no_grad()
     def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
         """Put visible biases at the log odds of the target's units, and the offsets of centred units at their means."""
-        states = target[self.visible_block].reshape(-1, self.visible)
-        seen = torch.nn.functional.one_hot(states, self.states).to(self.weight.dtype)
-        known = target.known.get(self.visible_block)
-        if known is not None:
-            seen = seen * known.reshape(-1, self.visible, 1)
-        count = seen.sum(0)
-        chance = (count + 1.0 / self.states) / (count.sum(1, keepdim=True) + 1.0)
-        log_chance = chance.log()
-        self.visible_bias.copy_((log_chance[:, 1:] - log_chance[:, :1]) if self.states == 2 else log_chance)
+        bias, chance = log_odds(target, self.visible_block, self.visible, self.states, self.weight.dtype)
+        self.visible_bias.copy_(bias)
         if self.visible_offset is not None:
-            self.visible_offset.copy_(chance[:, 1:] if self.states == 2 else chance)
+            self.visible_offset.copy_(chance)
             self.visible_bias.add_(0.5 * self.weight.sum(2))
 
     def filters(self) -> Tensor:
@@ -131,6 +124,22 @@ class BoltzmannMachine(EnergyModel):
         if self.states != 2:
             return parameter
         return torch.cat([torch.zeros_like(parameter), parameter], 1)
+
+
+def log_odds(target: Assignment, block: str, units: int, states: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(V, k) the log odds of the units that a target knows, a count of one added, and (V, k) their chances.
+
+    k is 1 with two states, for the odds of the second; else the log chances of all K.
+    """
+    seen = torch.nn.functional.one_hot(target[block].reshape(-1, units), states).to(dtype)
+    known = target.known.get(block)
+    if known is not None:
+        seen = seen * known.reshape(-1, units, 1)
+    count = seen.sum(0)
+    chance = (count + 1.0 / states) / (count.sum(1, keepdim=True) + 1.0)
+    if states == 2:
+        return (chance[:, 1:] / chance[:, :1]).log(), chance[:, 1:]
+    return chance.log(), chance
 
 
 class FreeEnergyOfHidden(nn.Module):
@@ -190,6 +199,23 @@ class GaussianBoltzmannMachine(EnergyModel):
         parameters = (*(t.expand(rows.numel(), -1) for t in shared), (root * self.weight.T).repeat(count, 1))
         squares = ResidualFactor((v.name, h.name), "weight", self.squares, index, parameters, linear=True)
         return FactorGraph([v, h], [TableFactor((h.name,), "hidden", hidden.repeat(count, 1)), squares])
+
+    @property
+    def initialises(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def initialise(self, graph: FactorGraph, target: Assignment, generator: Generator) -> None:
+        """Put visible biases and spreads at the means and standard deviations of the target's vectors."""
+        x, known = target[self.visible_block], target.known.get(self.visible_block)
+        x = x if known is None else x[known]
+        if x.shape[0] > 1:
+            self.visible_bias.copy_(x.mean(0))
+            self.log_spread.copy_(x.std(0).clamp(min=1e-2).log())
+
+    def filters(self) -> Tensor:
+        """(H, d): the weights of each hidden unit times the spreads: what it adds to the mean of the visible units."""
+        return (self.weight * self.log_spread.exp()[:, None]).detach().T
 
 
 class ShareOfSquare(nn.Module):

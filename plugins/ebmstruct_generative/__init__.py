@@ -6,13 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Boltzmann": "ebmstruct_generative.boltzmann",
+    "Clusters": "ebmstruct_generative.tables.clusters",
     "Components": "ebmstruct_generative.components",
-    "PatchTask": "ebmstruct_generative.patches.task",
     "Convolutional": "ebmstruct_generative.convolutional",
+    "DeepBoltzmann": "ebmstruct_generative.boltzmann",
+    "Experts": "ebmstruct_generative.experts",
+    "GaussianBoltzmann": "ebmstruct_generative.boltzmann",
     "ImageSchema": "ebmstruct_generative.images.schema",
     "Images": "ebmstruct_generative.images.task",
     "JointClassifier": "ebmstruct_generative.joint_classifier",
-    "Clusters": "ebmstruct_generative.tables.clusters",
+    "PatchTask": "ebmstruct_generative.patches.task",
     "Table": "ebmstruct_generative.tables.table",
     "TableMixture": "ebmstruct_generative.tables.mixture",
     "TableSchema": "ebmstruct_generative.tables.schema",
@@ -28,9 +32,13 @@ _HOME_OF = {
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from ebmstruct_generative.boltzmann import Boltzmann as Boltzmann
+    from ebmstruct_generative.boltzmann import DeepBoltzmann as DeepBoltzmann
+    from ebmstruct_generative.boltzmann import GaussianBoltzmann as GaussianBoltzmann
     from ebmstruct_generative.components import Components as Components
     from ebmstruct_generative.convolutional import Convolutional as Convolutional
     from ebmstruct_generative.denoiser import Denoiser as Denoiser
+    from ebmstruct_generative.experts import Experts as Experts
     from ebmstruct_generative.images.schema import ImageSchema as ImageSchema
     from ebmstruct_generative.images.task import Images as Images
     from ebmstruct_generative.joint_classifier import JointClassifier as JointClassifier

@@ -19,7 +19,8 @@ class Denoiser(DenoisingEnergy):
     spread: the standard deviation of a record's numbers, about.  lowest, highest: levels of noise.
     network: dense, for vectors, or convolutional, for pictures; none: as the records are.
     width, depth: of the dense layers, and how many blocks; none: 256 and 3 for vectors, 128 and 2 for pictures.
-    filters: channels of convolutions at full size.  dropout: in each block.
+    filters: channels of convolutions at full size.  dropout: in each block.  octaves: of waves beside the numbers of a
+    vector, as in `DenoisingEnergy`.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Denoiser(DenoisingEnergy):
         width: int | None = None,
         depth: int | None = None,
         dropout: float = 0.0,
+        octaves: int | None = None,
     ) -> None:
         if network == "convolutional" and len(schema.shape) != 3:
             raise GraphError(
@@ -52,6 +54,7 @@ class Denoiser(DenoisingEnergy):
             width=width or (128 if pictures else 256),
             depth=depth or (2 if pictures else 3),
             dropout=dropout,
+            octaves=octaves,
             classes=len(schema.classes) if conditional else 0,
             block=RECORD,
         )

@@ -28,6 +28,10 @@ def ebmstruct_energies() -> Mapping[str, str]:
         "components": "ebmstruct_generative.components:Components",
         "denoiser": "ebmstruct_generative.denoiser:Denoiser",
         "mixture": "ebmstruct_generative.mixture:Mixture",
+        "boltzmann": "ebmstruct_generative.boltzmann:Boltzmann",
+        "gaussian_boltzmann": "ebmstruct_generative.boltzmann:GaussianBoltzmann",
+        "deep_boltzmann": "ebmstruct_generative.boltzmann:DeepBoltzmann",
+        "product_of_experts": "ebmstruct_generative.experts:Experts",
         "network": "ebmstruct_generative.network:Network",
         "table_mixture": "ebmstruct_generative.tables.mixture:TableMixture",
     }

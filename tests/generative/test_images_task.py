@@ -228,9 +228,9 @@ def test_measures_of_draws() -> None:
         drawn_scores(parts["test"][:180], drawn, parts["train"])
         for drawn in (parts["dev"], parts["train"][:180], noise)
     )
-    assert good["quality"] > 0.8 and copies["quality"] < 0.1 and bad["quality"] < 0.05
+    assert good["fidelity"] > 0.8 and copies["fidelity"] < 0.1 and bad["fidelity"] < 0.05
     assert copies["nearest_ratio"] == 0.0 and good["nearest_ratio"] > 0.8
-    assert drawn_scores(parts["test"][:3], noise, parts["train"]) == {"quality": 0.0}
+    assert drawn_scores(parts["test"][:3], noise, parts["train"]) == {"fidelity": 0.0}
     judge = TASK.judge
     assert judge is not None and judge.accuracy > 0.98
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
@@ -275,13 +275,14 @@ output: {tmp_path}/run
     summary = run(parse_config(text, "images.yaml"))
     assert set(summary.metrics["splits"]) == {"dev", "test"}
     page = (tmp_path / "run" / "report.html").read_text()
-    for title in (
+    titles = (
         "Real and drawn",
         "The nearest training pictures",
         "Completed",
         "Drawn while it was trained",
         "told apart",
-    ):
+    )
+    for title in titles:
         assert title in page, title
     assert "could not be drawn" not in page
     predictor = es.load(tmp_path / "run")

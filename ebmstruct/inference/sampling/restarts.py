@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -13,13 +13,14 @@ from torch import Generator, Tensor
 from ebmstruct.graph import FactorGraph, Real
 from ebmstruct.inference.sampling.hamiltonian import chosen
 from ebmstruct.inference.sampling.motion import Here, Motion
+from ebmstruct.inference.sampling.stretches import Stretch
 from ebmstruct.inference.smooth_energy import Point, Step, open_continuous
 
 
 class Offer(NamedTuple):
-    """What a step needs of the generator: its noise, and for a fresh start a normal step and (B,) logs of uniforms."""
+    """What a step needs of the generator: its own, and for a fresh start a normal step and (B,) logs of uniforms."""
 
-    noise: Step
+    noise: Any
     fresh: Step
     threshold: Tensor
 
@@ -50,12 +51,42 @@ class Restarts:
                 return f"fresh starts need coordinates with two bounds or none, and block {block.name!r} has one-sided ones"
         return None
 
-    def offers(self, motion: Motion, point: Point, generator: Generator, steps: int) -> list[Offer]:
-        """What so many steps need of the generator."""
-        noise, fresh = motion.noise(point, generator, steps), motion.noise(point, generator, steps)
+    def offers(self, motion: Motion, point: Point, generator: Generator, noise: Sequence[Any]) -> list[Offer]:
+        """What steps need of the generator; ``noise`` is what they need without fresh starts."""
+        steps = len(noise)
+        fresh = motion.noise(point, generator, steps)
         count, kind = motion.energy.graph.num_instances, point[0].dtype
         logs = torch.rand(steps, count, dtype=kind, device=point[0].device, generator=generator).log_()
         return [Offer(*parts) for parts in zip(noise, fresh, logs.unbind(), strict=True)]
+
+    def between(
+        self,
+        motion: Motion,
+        here: Here,
+        offers: Sequence[Offer],
+        at: int,
+        warmth: Callable[[int], float],
+        run: Callable[[Here, Sequence[Any], int], Stretch],
+    ) -> Stretch:
+        """A stretch of steps with fresh starts before those that are due.
+
+        warmth: the temperature at a step.  run: steps without fresh starts, from a place, with their noise, the first of
+        them by its number in the stretch.
+        """
+        bounds = [i for i in range(len(offers)) if i == 0 or self.due(at + i)]
+        parts: list[tuple[int, Stretch]] = []
+        points: list[Point] = []
+        energies: list[Tensor] = []
+        for begin, end in zip(bounds, [*bounds[1:], len(offers)], strict=True):
+            if self.due(at + begin):
+                here = self.offered(motion, here, offers[begin], warmth(at + begin))
+            part = run(here, [offer.noise for offer in offers[begin:end]], begin)
+            here, points, energies = part.here, points + part.points, energies + part.energies
+            parts.append((end - begin, part))
+        accepted = [count * part.acceptance for count, part in parts if part.acceptance is not None]
+        divergent = [part.divergent for _, part in parts if part.divergent is not None]
+        share = torch.stack(accepted).sum(0) / len(offers) if accepted else None
+        return Stretch(here, points, energies, share, torch.stack(divergent).sum(0) if divergent else None)
 
     def due(self, at: int) -> bool:
         """Whether fresh starts are offered before step number ``at``."""

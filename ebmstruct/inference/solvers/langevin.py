@@ -14,7 +14,7 @@ from ebmstruct.graph import FactorGraph, Real
 from ebmstruct.inference.result import Query
 from ebmstruct.inference.sampling.compiled_stretches import TOGETHER, langevin_program, langevin_stretch
 from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
-from ebmstruct.inference.sampling.restarts import Offer, Restarts
+from ebmstruct.inference.sampling.restarts import Restarts
 from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
 from ebmstruct.inference.sampling.stretches import Move, Stretch, unadjusted
@@ -91,16 +91,22 @@ class Langevin(SmoothSampler):
         return None if self.restart_every is None else Restarts(self.restart_every, self.restart_scale)
 
     def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Any]:
-        if self.restarts is not None:
-            return self.restarts.offers(motion, here.point, generator, steps)
-        return motion.noise(here.point, generator, steps)
+        noise = motion.noise(here.point, generator, steps)
+        return noise if self.restarts is None else self.restarts.offers(motion, here.point, generator, noise)
 
     def stretch(
         self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Any], at: int, temperature: float
     ) -> tuple[Stretch, Any]:
         rates = [self._rates(at + i, temperature) for i in range(len(randomness))]
         if self.restarts is not None:
-            return self._with_restarts(self.restarts, motion, here, randomness, rates, at, temperature), learnt
+
+            def warmth(step: int) -> float:
+                return temperature * value_at(self.temperature, step)
+
+            def run(here: Here, noise: Sequence[Step], first: int) -> Stretch:
+                return unadjusted(motion, here, len(noise), self._move(motion, here, noise, rates[first:]))
+
+            return self.restarts.between(motion, here, randomness, at, warmth, run), learnt
         move = self._move(motion, here, randomness, rates)
         if not self.compiled or not motion.flat or len(randomness) < self.together:
             return unadjusted(motion, here, len(randomness), move), learnt
@@ -131,32 +137,6 @@ class Langevin(SmoothSampler):
                 return tuple([torch.add(x, g, alpha=-rate).add_(z, alpha=scale) for x, g, z in parts])
 
         return move
-
-    def _with_restarts(
-        self,
-        restarts: Restarts,
-        motion: Motion,
-        here: Here,
-        offers: Sequence[Offer],
-        rates: Sequence[tuple[float, float]],
-        at: int,
-        temperature: float,
-    ) -> Stretch:
-        """The same with fresh starts before the steps that are due."""
-        bounds = [i for i in range(len(offers)) if i == 0 or restarts.due(at + i)]
-        points: list[Point] = []
-        energies: list[Tensor] = []
-        divergent = None
-        for begin, end in zip(bounds, [*bounds[1:], len(offers)], strict=True):
-            if restarts.due(at + begin):
-                warmth = temperature * value_at(self.temperature, at + begin)
-                here = restarts.offered(motion, here, offers[begin], warmth)
-            noise = [offer.noise for offer in offers[begin:end]]
-            run = unadjusted(motion, here, end - begin, self._move(motion, here, noise, rates[begin:end]))
-            here, points, energies = run.here, points + run.points, energies + run.energies
-            if run.divergent is not None:
-                divergent = run.divergent if divergent is None else divergent + run.divergent
-        return Stretch(here, points, energies, None, divergent)
 
     def _rates(self, at: int, temperature: float) -> tuple[float, float]:
         """The step size and the standard deviation of the noise at a step."""

@@ -15,6 +15,7 @@ from ebmstruct.inference.result import Query
 from ebmstruct.inference.sampling.compiled_stretches import TOGETHER, leapfrog_program, leapfrog_stretch
 from ebmstruct.inference.sampling.hamiltonian import Draw, draws, leapfrog
 from ebmstruct.inference.sampling.motion import Here, Motion, chain_refusal, options_refusal
+from ebmstruct.inference.sampling.restarts import Restarts
 from ebmstruct.inference.sampling.schedules import Schedule, schedule_refusal, value_at
 from ebmstruct.inference.sampling.smooth_sampler import SmoothSampler
 from ebmstruct.inference.sampling.stretches import Proposal, Stretch, adjusted
@@ -31,6 +32,8 @@ class MALA(SmoothSampler):
     proposals are accepted; best is 0.574 in high dimensions (Roberts and Rosenthal 1998).
 
     step_size: a number or a schedule.  temperature: a factor, or a schedule of factors, on the query's temperature.
+    restart_every, restart_scale: every so many steps, and before the first, each instance is offered a fresh start, as in
+    ``Langevin``.
     chains: copies of the graph run side by side.  burn_in, thinning: in steps.
     compiled: steps are compiled ten at a time, as in ``Langevin``.
     Constraints that are inequalities refuse proposals; an energy that is not finite does, and counts as divergent.
@@ -41,6 +44,8 @@ class MALA(SmoothSampler):
 
     step_size: float | Schedule = 0.01
     temperature: float | Schedule = 1.0
+    restart_every: int | None = None
+    restart_scale: float = 1.0
     chains: int = 4
     burn_in: int = 1000
     thinning: int = 10
@@ -50,20 +55,40 @@ class MALA(SmoothSampler):
     def together(self) -> int:
         return TOGETHER if self.compiled else 1
 
+    @property
+    def restarts(self) -> Restarts | None:
+        """The fresh starts, where there are any."""
+        return None if self.restart_every is None else Restarts(self.restart_every, self.restart_scale)
+
     def refuse(self, graph: FactorGraph, query: Query) -> str | None:
+        if self.compiled and self.restarts is not None:
+            return "compiled steps have no fresh starts; leave out restart_every, or compiled"
         return (
             chain_refusal(graph, query, self.chains, adjusted=True)
             or schedule_refusal("step_size", self.step_size)
             or schedule_refusal("temperature", self.temperature)
             or options_refusal(self.chains, self.burn_in, self.thinning)
+            or (None if self.restarts is None else self.restarts.refuse(graph))
         )
 
-    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Draw]:
-        return draws(motion, here, generator, steps)
+    def randomness(self, motion: Motion, here: Here, generator: Generator, steps: int) -> Sequence[Any]:
+        own = draws(motion, here, generator, steps)
+        return own if self.restarts is None else self.restarts.offers(motion, here.point, generator, own)
 
     def stretch(
-        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Draw], at: int, temperature: float
+        self, motion: Motion, here: Here, learnt: Any, randomness: Sequence[Any], at: int, temperature: float
     ) -> tuple[Stretch, Any]:
+        if self.restarts is not None:
+
+            def run(here: Here, own: Sequence[Draw], first: int) -> Stretch:
+                return adjusted(
+                    motion, here, [(d, self._proposal(motion, at + first + i, temperature)) for i, d in enumerate(own)]
+                )
+
+            def warmth(step: int) -> float:
+                return self._size(step, temperature)[1]
+
+            return self.restarts.between(motion, here, randomness, at, warmth, run), learnt
         steps = [(draw, self._proposal(motion, at + i, temperature)) for i, draw in enumerate(randomness)]
         if not self.compiled or not motion.flat or len(steps) < self.together:
             return adjusted(motion, here, steps), learnt

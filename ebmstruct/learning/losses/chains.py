@@ -56,7 +56,8 @@ class Walk:
     sampler: by name, or ``auto``: Gibbs sweeps for tables, Gibbs with gradients for other discrete energies, Langevin
     steps for continuous blocks, Gibbs and Hamiltonian moves in turns where a graph has both.
     step_size, noise_scale: of the samplers of continuous blocks, where they have them.
-    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``).
+    clip_gradient, clip_step, clip_sample, restart_every, restart_scale: of Langevin steps (``Langevin``); MALA has the
+    last two.
     named: a sampler that somebody gave as an object; it is taken wherever it does not refuse the graph.
     """
 
@@ -72,7 +73,7 @@ class Walk:
 
     @property
     def of_langevin(self) -> tuple[str, ...]:
-        """The options in use that only Langevin steps have."""
+        """The options in use that Langevin steps have and most other samplers have not."""
         own = ("clip_gradient", "clip_step", "clip_sample", "restart_every")
         return tuple(name for name in own if getattr(self, name) is not None)
 
@@ -82,8 +83,9 @@ class Walk:
         if isinstance(self.named, MarkovSampler) and self.named.refuse(graph, query) is None:
             return self.named
         made = self._made(graph)
-        if self.of_langevin and not isinstance(made, Langevin):
-            return f"{' and '.join(self.of_langevin)}: an option of Langevin steps, and the sampler is {made.name}"
+        alien = [n for n in self.of_langevin if not hasattr(made, n)]
+        if alien:
+            return f"{' and '.join(alien)}: an option of Langevin steps, and the sampler is {made.name}"
         reason = made.refuse(graph, query)
         return made if reason is None else f"the sampler {made.name} does not take the graph: {reason}"
 
@@ -99,7 +101,9 @@ class Walk:
             return MixedGibbs(step_size=size)
         if name == "gibbs_with_gradients":
             return GibbsWithGradients()
-        smooth = {"mala": MALA, "hmc": HMC, "underdamped_langevin": UnderdampedLangevin}
+        if name == "mala":
+            return MALA(step_size=size, restart_every=self.restart_every, restart_scale=self.restart_scale)
+        smooth = {"hmc": HMC, "underdamped_langevin": UnderdampedLangevin}
         return smooth[name](step_size=size) if name in smooth else BlockGibbs()
 
     def _fitting(self, graph: FactorGraph) -> SamplerName:

@@ -207,8 +207,10 @@ class ContrastiveDivergence(ChainLoss):
     CD-k (Hinton 2002). The gradient is that of the energies at target and negatives; negatives count as given. It differs
     from the likelihood's by a bias that falls as the chains grow longer, and vanishes where the model fits the data.
     Sites that the target does not know are drawn given it, once for each chain, and chains begin there: all sites are
-    free in the negatives. The value can be of either sign, and only its gradient means something: it is the descent
-    direction of KL(data | model) - KL(chain | model), without the part through the chain that ``sampler_gradient`` has.
+    free in the negatives. Unknown layers of units (``BilinearFactor``) are summed out of the energies of both, as far as
+    they are not joined to each other: the same gradient in the mean, with less noise.
+    The value can be of either sign, and only its gradient means something: it is the descent direction of KL(data | model)
+    - KL(chain | model), without the part through the chain that ``sampler_gradient`` has.
     Margin class: none: energies of outputs that no short chain reaches are not looked at.
     Inference: ``steps`` steps of ``chains`` chains. Cost: those, and two evaluations of the energy, at 1 and ``chains``
     draws. Not where chains need long to leave the target: modes of the model far from the data are left standing; then

@@ -34,7 +34,12 @@ def known_sites(graph: FactorGraph, target: Assignment, block: str) -> Tensor:
 
 def latent_blocks(graph: FactorGraph, target: Assignment) -> tuple[str, ...]:
     """The blocks with sites of which a target knows none."""
-    return tuple(n for n, v in graph.variables.items() if v.num_sites and not bool(known_sites(graph, target, n).any()))
+    out = []
+    for name, block in graph.variables.items():
+        known = target.known.get(name)
+        if block.num_sites and (name not in target or (known is not None and not bool(known.any()))):
+            out.append(name)
+    return tuple(out)
 
 
 def sum_out_refusal(graph: FactorGraph, target: Assignment) -> str | None:

@@ -142,7 +142,7 @@ class Replay:
         """
         anew = torch.rand(self.chains, graph.num_instances, generator=generator) < self.reinitialise
         anew = anew if unknown is None else anew | unknown
-        if len(found) < len(graph.variables) or bool(anew.any()):
+        if len(found) < len(graph.variables) or ((self.reinitialise > 0 or unknown is not None) and bool(anew.any())):
             chosen = noise(graph, self.chains, generator)
             for name, value in found.items():
                 owner, other = graph.variables[name].instance, chosen[name]

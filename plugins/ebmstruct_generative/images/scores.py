@@ -50,20 +50,20 @@ class Judge:
 def drawn_scores(real: np.ndarray, drawn: np.ndarray, train: np.ndarray) -> dict[str, float]:
     """Measures of drawn vectors beside real ones that the model has not seen and those that it has.
 
-    ``quality``, by which the best epoch is chosen, is coverage x 2 (1 - classifier_accuracy) x
+    ``fidelity``, by which the best epoch is chosen, is coverage x 2 (1 - classifier_accuracy) x
     min(1, nearest_ratio)^2, from 0 to about 1. A model that copies its training pictures has a low nearest_ratio, so that
     training stops being better there.
     """
     fine = np.isfinite(drawn).all(1)
     if min(len(real), int(fine.sum()), len(train)) < LEAST:
-        return {"quality": 0.0}
+        return {"fidelity": 0.0}
     drawn = drawn[fine]
     density, coverage = density_coverage(real, drawn)
     accuracy = classifier_accuracy(real, drawn, rows=FOREST_ROWS)
     ratio = float(np.nan_to_num(nearest_record(drawn, real, train).ratio, nan=0.0, posinf=9.0))
-    quality = coverage * 2 * (1 - max(0.5, accuracy)) * min(1.0, ratio) ** 2 * float(fine.mean())
+    fidelity = coverage * 2 * (1 - max(0.5, accuracy)) * min(1.0, ratio) ** 2 * float(fine.mean())
     return {
-        "quality": quality,
+        "fidelity": fidelity,
         "coverage": coverage,
         "density": density,
         "classifier_accuracy": accuracy,

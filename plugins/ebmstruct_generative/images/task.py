@@ -54,7 +54,7 @@ class Images(Generative):
     """
 
     name: ClassVar[str] = "generative.images"
-    metric: ClassVar[str] = "quality"
+    metric: ClassVar[str] = "fidelity"
     suffix: ClassVar[str] = ""
     reads_paths: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -196,12 +196,14 @@ class ColumnBuilder:
 
 def narrowed(values: Array, form: Format) -> Array:
     """The same numbers in float32, where that changes none of them as it is written."""
-    if values.dtype == np.float32 or form.decimals is None:
-        return values.astype(np.float32) if form.decimals is None else values
-    with np.errstate(over="ignore", invalid="ignore"):
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         small = values.astype(np.float32)
-        same = np.nan_to_num(small.astype(np.float64).round(form.decimals), posinf=0, neginf=0)
-        exact = bool(
-            np.allclose(same, np.nan_to_num(values, posinf=0, neginf=0), rtol=1e-12, atol=10.0**-form.decimals / 9)
-        )
+        whole = np.isfinite(values)
+        if form.decimals is None:  # 7 digits are written
+            exact = bool(np.allclose(small[whole], values[whole], rtol=1e-7, atol=0))
+        else:
+            same = small[whole].astype(np.float64).round(form.decimals)
+            exact = bool(np.allclose(same, values[whole], rtol=1e-12, atol=10.0**-form.decimals / 9))
     return small if exact else values

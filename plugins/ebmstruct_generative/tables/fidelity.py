@@ -58,9 +58,10 @@ def vectors(reference: Table, tables: Sequence[Table]) -> list[torch.Tensor]:
                 block.append(np.stack([(t == k) for k in kept], 1).astype(float) if kept else np.zeros((len(t), 0)))
             continue
         base = column.values[np.isfinite(column.values)].astype(float)
-        mean, spread = (base.mean(), base.std() + 1e-9) if base.size else (0.0, 1.0)
+        unit = float(np.abs(base).max(initial=0.0)) or 1.0  # squares of the largest numbers would overflow
+        mean, spread = ((base / unit).mean(), (base / unit).std() + 1e-9) if base.size else (0.0, 1.0)
         for block, c in zip(blocks, own, strict=True):
-            value = (np.where(np.isfinite(c.values), c.values, mean).astype(float) - mean) / spread
+            value = (np.where(np.isfinite(c.values), c.values / unit, mean).astype(float) - mean) / spread
             block.append(np.stack([value, np.isnan(c.values).astype(float)], 1))
     return [torch.from_numpy(np.concatenate(b, 1) if b else np.zeros((0, 0))) for b in blocks]
 

@@ -38,7 +38,7 @@ class TableMixture(EnergyModel):
     Cost: K (d^2 + c) a row. Source: McLachlan and Peel 2000; the location model of Olkin and Tate 1961 within clusters.
     """
 
-    def __init__(self, schema: TableSchema, *, clusters: int | None = None, passes: int = 80) -> None:
+    def __init__(self, schema: TableSchema, *, clusters: int | None = None, passes: int = 30) -> None:
         super().__init__()
         if (clusters is not None and clusters < 1) or passes < 0:
             raise ConfigError([f"clusters {clusters}, passes {passes}: at least 1 and 0 are needed"])

@@ -7,6 +7,7 @@ import numpy as np
 from ebmstruct.extend import Chart, Evaluation, Section
 from ebmstruct.extend import Table as Sheet
 from ebmstruct_generative.tables.columns import CATEGORICAL
+from ebmstruct_generative.tables.judging import drawings
 from ebmstruct_generative.tables.schema import TableSchema
 from ebmstruct_generative.tables.table import Table, joined
 from ebmstruct_generative.tables.writing import cells_of
@@ -19,14 +20,16 @@ CATEGORIES = 15
 
 
 def sections(evaluation: Evaluation, schema: TableSchema) -> list[Section]:
-    """Some drawn rows, and each of the first columns in the data and as drawn."""
+    """Some drawn rows, and what the quality report draws; without one the first columns in the data and as drawn."""
     real, drawn = joined([e.y for e in evaluation.examples]), joined(list(evaluation.outputs))
     some = drawn.take(np.arange(min(SHOWN, len(drawn))))
     cells = [cells_of(some.by_name[n]) for n in schema.names]
     rows = list(zip(*cells, strict=True))
     out: list[Section] = [Sheet("Rows that were drawn", list(schema.names), rows)]
-    out += [_drawn_column(name, real, drawn) for name in schema.names[:CHARTS]]
-    return out
+    figures = evaluation.metrics.get("quality")
+    if figures:
+        return [*out, *drawings(figures, real, drawn)]
+    return out + [_drawn_column(name, real, drawn) for name in schema.names[:CHARTS]]
 
 
 def _drawn_column(name: str, real: Table, drawn: Table) -> Section:

@@ -18,6 +18,7 @@ from ebmstruct_generative.tables.clusters import Clusters
 from ebmstruct_generative.tables.columns import CATEGORICAL
 from ebmstruct_generative.tables.drawing import completed, obeying
 from ebmstruct_generative.tables.fidelity import measures
+from ebmstruct_generative.tables.judging import judged, some_rows
 from ebmstruct_generative.tables.layout import decoded, encoded
 from ebmstruct_generative.tables.made import MADE
 from ebmstruct_generative.tables.partial import class_draws, holds, parsed, table_of_cells
@@ -224,8 +225,12 @@ class TableTask(Generative):
     def score(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         """See ``fidelity.measures``."""
         real, drawn = joined([e.y for e in examples]), joined(list(outputs))
-        train = self.corpus.splits["train"].part()
-        return dict(measures(train, real, drawn))
+        return dict(measures(some_rows(self.corpus.splits["train"]), real, drawn))
+
+    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+        """The report of ``quality_report``, with training rows among what it compares."""
+        real, drawn = joined([e.y for e in examples]), joined(list(records))
+        return judged(real, drawn, self.corpus.splits["train"], self.target or real.names[-1])
 
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         write_rows((_row(r, schema) for r in records), path, schema)
