@@ -128,8 +128,11 @@ class IndependentComponents(EnergyModel):
             return float(value.detach())
 
         with torch.enable_grad():
-            descent.step(objective)
-            value = objective()
+            try:
+                descent.step(objective)
+                value = objective()
+            except RuntimeError:  # torch's line search overflows where an expert becomes ever sharper
+                value = math.inf
         descent.zero_grad()
         return value if math.isfinite(value) else math.inf
 

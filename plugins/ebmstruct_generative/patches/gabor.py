@@ -16,7 +16,8 @@ LOWEST_SPREAD, HIGHEST_SPREAD, HIGHEST_FREQUENCY, OUTSIDE = 0.4, 8.0, 0.7, 3.0
 class Gabors:
     """What fits each of n filters best, A exp(-u^2 / 2a^2 - v^2 / 2b^2) cos(2 pi f u + phase).
 
-    r2: (n,) the share of a filter's squares that its Gabor function holds.  frequency: (n,) f, in cycles a pixel.
+    r2: (n,) the share of a filter's squares that its Gabor function holds.  frequency: (n,) where the filter's spectrum is
+    largest, in cycles a pixel; the f of a single edge may be anything, since sin(2 pi f u) is nearly u under a small bell.
     orientation: (n,) of the wave's crests, in degrees from 0 to 180, 0 being horizontal.  x, y: (n,) the middle, in pixels.
     """
 
@@ -46,9 +47,9 @@ def fitted(filters: Tensor) -> Gabors:
     found, error = _descend(starts.reshape(count * each, -1), wanted, xs, ys, size)
     best = error.reshape(count, each).min(1)
     chosen = found.reshape(count, each, -1)[torch.arange(count), best.indices]
-    x, y, turn, frequency = chosen[:, 0], chosen[:, 1], chosen[:, 2], chosen[:, 5]
+    x, y, turn = chosen[:, :3].unbind(1)
     crests = (torch.rad2deg(turn) + 90) % 180
-    return Gabors(1 - best.values, frequency, crests, x, y)
+    return Gabors(1 - best.values, starts[:, 0, 5], crests, x, y)
 
 
 def _starts(shapes: Tensor) -> Tensor:

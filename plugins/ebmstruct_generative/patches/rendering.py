@@ -23,12 +23,12 @@ GREY = 128.0
 
 
 def sections(evaluation: Evaluation, model: EnergyModel, schema: PatchSchema) -> list[Section]:
-    """All of them; those of filters where the model has some."""
+    """All of them; those of filters where the model has some, and once, not for dev too."""
     real = np.stack([np.asarray(e.y, dtype=np.float32) for e in evaluation.examples])
     drawn = np.asarray(evaluation.outputs, dtype=np.float32).reshape(-1, schema.size, schema.size)
     out: list[Section] = [_beside(real, drawn)]
     filters = filters_of(model)
-    if filters is None:
+    if filters is None or evaluation.split == "dev":
         return out
     basis = (filters @ schema.colouring).reshape(-1, schema.size, schema.size)
     looks = (filters @ schema.whitening.T).reshape(-1, schema.size, schema.size)
