@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -101,14 +101,6 @@ def _finite(generated: Records) -> tuple[Records, float]:
     return array[fine], float(fine.mean()) if len(array) else 0.0
 
 
-@overload
-def as_vectors(
-    real: Records, generated: Records, train: Records, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
-@overload
-def as_vectors(
-    real: Records, generated: Records, train: Records | None = None, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]: ...
 def as_vectors(
     real: Records, generated: Records, train: Records | None = None, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

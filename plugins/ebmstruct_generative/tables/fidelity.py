@@ -29,6 +29,7 @@ def measures(train: Table, real: Table, drawn: Table) -> dict[str, float]:
         tables = [as_columns(t) for t in (real, drawn, train)]
         shape = mean(column_shapes(*tables[:2]))
         own, made, base = as_vectors(*tables)
+        assert base is not None
         ratio = min(9.0, nearest_record(made, own, base, rows=MOST).ratio)
         neighbours = min(NEIGHBOURS, min(len(own), MOST) - 1)
         coverage = density_coverage(own, made, k=neighbours, rows=MOST)[1] if neighbours > 0 else 0.0
