@@ -205,3 +205,15 @@ def test_refusals() -> None:
         es.DenoisingScoreMatching(center=0.0)
     late = es.sample(graph, es.AnnealedLangevin(levels=2000), num_samples=1, budget=es.Budget.after(0.02))
     assert late.statuses == [es.Status.DEADLINE]
+
+
+def test_double_precision() -> None:
+    """A model in float64, as `train.precision: float64` leaves it, draws and scores values in float32."""
+    for shape in (None, (1, 4, 4)):
+        dim = 16 if shape else 2
+        model = es.DenoisingEnergy(dim, shape=shape, width=8, depth=1, filters=2).double()
+        graph = model.graph([None] * 3)
+        drawn = es.sample(
+            graph, es.AnnealedLangevin(levels=3), num_samples=1, generator=torch.Generator().manual_seed(0)
+        )
+        assert bool(drawn.energy.isfinite().all()) and drawn.values["x"].shape == (1, 3 * dim, 1)

@@ -100,9 +100,11 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, log_sigma: Tensor, *rest: Any) -> Tensor:
         """(B,): the last of ``rest`` are offsets; before them stands the class (B,), where there are classes."""
-        rows, sigma = x.reshape(-1, self.dim), log_sigma.exp()
+        kind = next(self.parameters()).dtype
+        rows, log_sigma = x.reshape(-1, self.dim).to(kind), log_sigma.to(kind)
+        sigma = log_sigma.exp()
         total = (sigma.square() + self.spread**2).sqrt()
-        told = self._told(log_sigma.to(rows.dtype), rest[0] if self.class_of is not None else None)
+        told = self._told(log_sigma, rest[0] if self.class_of is not None else None)
         answer = self.network(rows / total, told)
         # x - D = (sigma / total)^2 x - (sigma spread / total) answer, and that is divided by sigma
         return 0.5 * (sigma / total.square() * rows - self.spread / total * answer).square().sum(1)
