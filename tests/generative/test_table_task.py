@@ -71,6 +71,16 @@ def test_the_same_seed_gives_the_same_rows(run: Path) -> None:
     assert first == again and first != other
 
 
+@pytest.mark.parametrize("given", ["bill=51.37", "joined=2016-03-05", "age=31"])
+def test_given_numbers_are_kept_to_the_last_digit(run: Path, given: str) -> None:
+    """The model knows numbers to some precision; drawn and completed rows have what was given all the same."""
+    name, _, value = given.partition("=")
+    predictor = load(run)
+    assert {str(r[name]) for r in _rows(predictor, 20, given)} == {value}
+    found = predictor.predict_text(f"{name}\n{value}\n")[0]
+    assert str(predictor.task.record(found.x, found.output)["row"][name]) == value
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
