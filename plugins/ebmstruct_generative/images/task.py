@@ -16,6 +16,7 @@ from torch import Generator
 from ebmstruct import Assignment, Budget, EnergyModel, Example, FactorGraph, Solver, marginals
 from ebmstruct.errors import DataError, SolverRefusal
 from ebmstruct.extend import Evaluation, Generative, Inference, Section
+from ebmstruct.storage import file_sha256
 from ebmstruct_generative.images import given as parts
 from ebmstruct_generative.images.files import ENDINGS, read_picture
 from ebmstruct_generative.images.layout import all_known, record_block
@@ -311,12 +312,10 @@ class Images(Generative):
         return ", ".join(told).replace(":,", ":", 1) or "a picture"
 
     def provenance(self) -> dict[str, Any]:
-        import hashlib
-
         files = self.source.files
         if len(files) > 1000:
             return {"data": self.data, "pictures": len(files), "skipped": list(self.source.skipped[:100])}
-        sums = {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        sums = {str(f): file_sha256(f) for f in files}
         return {"data": self.data, "files": sums, "skipped": list(self.source.skipped[:100])}
 
 
