@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from ebmstruct_generative.images.schema import (
     fitted,
     stacked,
 )
-from ebmstruct_generative.images.scores import Judge, drawn_scores
+from ebmstruct_generative.images.scores import LEAST, Judge, drawn_scores
 from ebmstruct_generative.images.sources import DIGITS, Source, read_source
 from ebmstruct_generative.images.splits import split_up
 from ebmstruct_generative.images.writing import written
@@ -263,10 +263,15 @@ class Images(Generative):
             found["class_accuracy_of_real"] = self.judge.accuracy
         return found
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """The report of ``quality_report``, with the training pictures among what it compares."""
         train = self.pictures["train"]
         schema = fitted(train.pixels, ())
+        if like is not None and train.classes:
+            own = [i for i, name in enumerate(train.classes) if like({CLASS_PART: name})]
+            train = train.take(own) if len(own) >= LEAST else train
         real, drawn = (schema.to_vectors(stacked(r).astype(np.float32)) for r in ([e.y for e in examples], records))
         return quality_report(real, drawn, schema.to_vectors(train.pixels))
 
