@@ -110,7 +110,7 @@ class Generative(Task):
     ) -> dict[str, Any]:
         """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
 
-        like: which training records have what was given of the drawn ones, so that they alone stand beside them; None for all.
+        like: which training records have what was given of the drawn ones, so that they alone stand beside; None: all.
         JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
         is asked after each epoch, this at the end and by ``ebmstruct generate``.
         """

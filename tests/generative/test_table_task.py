@@ -118,7 +118,7 @@ def test_one_row_needs_no_line_of_names(run: Path) -> None:
 def test_quality_given_a_cell_compares_with_training_rows_that_have_it(run: Path, tmp_path: Path) -> None:
     """Nothing is asked about a target that is given, and training rows of other plans are left out."""
     found = generate(run, 60, given=["plan=basic", "active=yes"], output=tmp_path / "basic.csv")
-    training = load(run).task.examples("train")
+    training = list(load(run).task.examples("train"))
     own = sum(e.y["plan"] == "basic" and e.y["active"] == "yes" for e in training)
     assert found.quality["quality"]["records"]["training"] == own < len(training)
     assert "train_on_synthetic" not in found.quality

@@ -28,6 +28,7 @@ from ebmstruct_generative.images.schema import (
     IMAGE_PART,
     ImageSchema,
     fitted,
+    in_units,
     stacked,
 )
 from ebmstruct_generative.images.scores import LEAST, Judge, drawn_scores
@@ -128,9 +129,13 @@ class Images(Generative):
         return out
 
     def examples_from(self, path: Path, split: str = "test") -> Sequence[Example]:
-        """All pictures of a path, or its part that is named ``split``."""
-        found = read_source(str(path), self.sizing).parts
-        return self._examples(found.get(split, next(iter(found.values()))))
+        """All pictures of a path, or its part that is named ``split``, at the size and in the units of the data."""
+        train = self.pictures["train"]
+        size: Any = self.sizing.size if self.sizing.size is not None else train.size[:2]
+        found = read_source(str(path), replace(self.sizing, size=size, colour=len(train.size) == 3)).parts
+        part = found.get(split, next(iter(found.values())))
+        part = replace(part, pixels=in_units(part.pixels, train.pixels))
+        return self._examples(part)
 
     def fit(self, train: Sequence[Example]) -> ImageSchema:
         return fitted(stacked([e.y for e in train]), [e.y[CLASS_PART] for e in train if CLASS_PART in e.y])
