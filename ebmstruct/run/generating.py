@@ -123,7 +123,7 @@ def generate(
 
 
 def _page(run: Path, path: Path, seed: int) -> Path:
-    """Where the quality report goes: beside the records, or into the run folder where these went into a pipe or a device."""
+    """Where the quality report goes: beside the records; in the run folder where these went into a pipe or a device."""
     if path.is_file() or path.is_dir():
         return path.with_name(f"{path.stem}.quality.html")
     _make(run / GENERATED)
