@@ -44,12 +44,12 @@ def check_sampler(config: RunConfig, predictor: Predictor) -> None:
         fixed = task.evidence(xs, graph, schema)
         graph, query = graph if fixed is None else graph.condition(fixed), Query(Ask.SAMPLE)
         reason = solver.refuse(graph, query)
-        others = "" if reason is None else explain(graph, query).solver.name
+        other = None if reason is None else explain(graph, query).solver
     model.train()
     if reason is not None:
         raise SolverRefusal(
             f"{config.place('solver')}: {solver.name} cannot draw records from these energies: {reason}; "
-            f"name another{f', such as {others}' if others else ''}"
+            f"name another{'' if other is None else f', such as {other.name}'}"
         )
 
 

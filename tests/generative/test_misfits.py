@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ebmstruct.cli import main
+from ebmstruct.errors import DataError
+from ebmstruct_generative.endings import check_ending
 
 pytest.importorskip("sklearn")
 
@@ -40,3 +42,12 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
     told = capsys.readouterr().err
     assert re.search(said, told) and len(told.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_ending_that_promises_another_format_is_told(tmp_path: Path) -> None:
+    """A table is not written as JSON lines, and pictures are no CSV file; nothing is drawn and nothing is written."""
+    for name, legal in (("a.jsonl", (".csv",)), ("a.csv", (".npz", ".png")), ("a.GZ", (".idx",))):
+        with pytest.raises(DataError, match="are not written as"):
+            check_ending(tmp_path / name, legal, "a name without an ending")
+    for name in ("a.csv", "a", "a.v2", "a.data"):
+        check_ending(tmp_path / name, (".csv",), "a name without an ending")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ebmstruct import storage
 from ebmstruct.errors import RunFolderError
+from ebmstruct_generative.endings import check_ending
 
 BRIGHTNESS = 110.0
 """The intensity that a patch's mean log intensity becomes in a picture."""
@@ -24,6 +25,7 @@ def written(records: Iterable[Any], path: Path, size: int) -> None:
 
     Errors: RunFolderError where the place is taken or cannot be written.
     """
+    check_ending(path, (".npz",), "a name without an ending for a folder of pictures")
     if path.suffix == ".npz":
         stacked = np.asarray(list(records), dtype=np.float32).reshape(-1, size, size)
         file = io.BytesIO()
