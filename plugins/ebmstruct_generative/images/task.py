@@ -294,8 +294,13 @@ class Images(Generative):
     def read(self, raw: str) -> list[Any]:
         """The pictures of a file or a folder, by its path."""
         path = Path(raw.strip())
-        if not path.exists():
-            raise DataError(f"{raw.strip()}: there is no such picture; give the path of a file or a folder of them")
+        try:
+            there = bool(raw.strip()) and path.exists()
+        except (OSError, ValueError):  # a long text, or one with a NUL, is no path
+            there = False
+        if not there:
+            shown = raw.strip() if len(raw) < 200 else raw.strip()[:200] + " ..."
+            raise DataError(f"{shown!r}: there is no such picture; give the path of a file or a folder of them")
         if not path.is_dir():
             return [{FILE_PART: read_picture(path), "name": path.name}]
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)
