@@ -137,6 +137,8 @@ class Sequences(Generative):
                 said = f"the training data never has {', '.join(map(repr, strange))}" if strange else "it is empty"
                 raise DataError(f"--given {text}: {said}; symbols are {_some(schema.symbols)}")
             found[part] = symbols
+        if "pattern" in found and "prefix" in found:
+            raise DataError("a pattern says how a sequence begins, and a prefix is given too; leave one of them out")
         known = len(found.get("pattern", ())) or found.get("length")
         if "pattern" in found and found.get("length", known) != known:
             raise DataError(
