@@ -21,7 +21,16 @@ MAX_JSON_BYTES = 256 * 1024 * 1024
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name only once it is whole and on the disk; a fault leaves what was there before."""
+    """A file that takes its name only once it is whole and on the disk; a fault leaves what was there before.
+
+    A link is followed. A device, a pipe or a socket is written into as it is, since a file must never take its place.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _through(path) as file:
+            yield file
+        return
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
@@ -40,6 +49,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def _through(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 @contextlib.contextmanager

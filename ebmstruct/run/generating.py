@@ -99,7 +99,7 @@ def generate(
     if not path.parent.exists():
         if output is not None:
             raise DataError(f"there is no folder {path.parent} for --output {path}; make it, or choose another")
-        path.parent.mkdir()
+        _make(path.parent)
     kept: list[Any] = []
     energy: list[float] = []
     parts = _told(_drawn(predictor, x, count, seed), count, tell)
@@ -113,13 +113,28 @@ def generate(
         found, why = None, str(error)
     if found is None:
         return Generated(path, count, why=why)
-    page = path.with_name(f"{path.stem}.quality.html")
+    page = _page(Path(run), path, seed)
     sections = task.render(found, predictor.model, predictor.schema)
     said = f"{count} records drawn from {Path(run).name}" + (f", given {', '.join(given)}" if given else "")
     numbers = {k: v for k, v in found.metrics.items() if k != "quality"}
     figures = {"metrics": numbers, **found.metrics.get("quality", {})}
     write_quality(page, page.with_suffix(".json"), figures, sections, said)
     return Generated(path, count, found.metrics, page)
+
+
+def _page(run: Path, path: Path, seed: int) -> Path:
+    """Where the quality report goes: beside the records; into the run folder where these went into a pipe or a device."""
+    if path.is_file() or path.is_dir():
+        return path.with_name(f"{path.stem}.quality.html")
+    _make(run / GENERATED)
+    return run / GENERATED / f"seed-{seed}.quality.html"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage.cannot_write(folder, error) from error
 
 
 def _drawn(predictor: Predictor, x: Mapping[str, Any], count: int, seed: int) -> Iterator[Drawn]:
@@ -153,12 +168,17 @@ def _judged(
     """The records held against held-out ones that have what was given; or None, and why."""
     split = next((s for s in ("test", "dev", "train") if s in task.splits()), "train")
     examples = task.examples(split)
-    like = (e for e in examples if task.has(e.y, x, predictor.schema))
-    real: list[Example] = some_of(list(itertools.islice(like, 20 * MOST)), MOST)
+
+    def like(record: Any) -> bool:
+        return task.has(record, x, predictor.schema)
+
+    found = (e for e in examples if like(e.y))
+    real: list[Example] = some_of(list(itertools.islice(found, 20 * MOST)), MOST)
     if min(len(real), len(records)) < FEWEST:
         what = f"{len(real)} held-out records have what is given" if x else f"{len(real)} records are held out"
         return None, f"{what} and {len(records)} were drawn; at least {FEWEST} of each are needed to compare"
-    metrics = {"examples": len(records), **task.score(real, records), **at_length_of(task, real, records)}
+    at_length = at_length_of(task, real, records, like if x else None)
+    metrics = {"examples": len(records), **task.score(real, records), **at_length}
     seen = some_of([Example({}, r) for r in records], len(real))
     own = some_of(real, len(seen))
     made, there = energies(predictor, [e.y for e in seen]), energies(predictor, [e.y for e in own])

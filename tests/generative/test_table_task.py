@@ -13,6 +13,7 @@ import torch
 from ebmstruct.cli import main
 from ebmstruct.errors import DataError
 from ebmstruct.run.drawing import draws
+from ebmstruct.run.generating import generate
 from ebmstruct.run.predictor import Predictor, load
 from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.made import customers
@@ -73,6 +74,16 @@ def test_the_same_seed_gives_the_same_rows(run: Path) -> None:
     assert first == again and first != other
 
 
+@pytest.mark.parametrize("given", ["bill=51.37", "joined=2016-03-05", "age=31"])
+def test_given_numbers_are_kept_to_the_last_digit(run: Path, given: str) -> None:
+    """The model knows numbers to some precision; drawn and completed rows have what was given all the same."""
+    name, _, value = given.partition("=")
+    predictor = load(run)
+    assert {str(r[name]) for r in _rows(predictor, 20, given)} == {value}
+    found = predictor.predict_text(f"{name}\n{value}\n")[0]
+    assert str(predictor.task.record(found.x, found.output)["row"][name]) == value
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -106,6 +117,23 @@ def test_completion_keeps_what_is_given_and_obeys(run: Path) -> None:
     assert all(p.output["income"] is not None and p.status == "CONVERGED" for p in found)
     with pytest.raises(DataError, match="no column"):
         load(run).predict_text("plan;color\npro;red\n")
+
+
+def test_one_row_needs_no_line_of_names(run: Path) -> None:
+    """A single line is a row of all columns in the order of the data; another number of cells is told with their names."""
+    found = load(run).predict_text("pro;40;;;;;;")
+    assert len(found) == 1 and found[0].output["plan"] == "pro" and found[0].output["age"] == 40
+    with pytest.raises(DataError, match=r"has 5 cells for 8 columns \(plan, age, "):
+        load(run).predict_text("40;;pro;;")
+
+
+def test_quality_given_a_cell_compares_with_training_rows_that_have_it(run: Path, tmp_path: Path) -> None:
+    """Nothing is asked about a target that is given, and training rows of other plans are left out."""
+    found = generate(run, 60, given=["plan=basic", "active=yes"], output=tmp_path / "basic.csv")
+    training = list(load(run).task.examples("train"))
+    own = sum(e.y["plan"] == "basic" and e.y["active"] == "yes" for e in training)
+    assert found.quality["quality"]["records"]["training"] == own < len(training)
+    assert "train_on_synthetic" not in found.quality
 
 
 def test_rows_are_written_as_they_came(run: Path, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def sections(task: Images, evaluation: Evaluation, model: EnergyModel, schema: I
 
 def _sheet(real: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]], schema: ImageSchema) -> Picture:
     """Real ones on the left, drawn ones on the right; a class in each row, where there are classes."""
-    names = schema.classes[:CLASSES] if all(CLASS_PART in r for r in drawn) else ()
+    there = {r[CLASS_PART] for r in (*real, *drawn) if CLASS_PART in r}
+    names = tuple(n for n in schema.classes if n in there)[:CLASSES] if all(CLASS_PART in r for r in drawn) else ()
     parts = []
     for records in (real, drawn):
         if names:
@@ -65,7 +66,7 @@ def _sheet(real: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]
     pixels = side_by_side(parts)
     note = "Left: pictures that the model has not seen. Right: drawn ones, none chosen by hand."
     if names:
-        note += f" Rows: {', '.join(names)}."
+        note += f" {'Class' if len(names) == 1 else 'Rows'}: {', '.join(names)}."
     return Picture("Real and drawn", pixels, scale_of(pixels), note)
 
 

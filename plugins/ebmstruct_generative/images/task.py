@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +29,10 @@ from ebmstruct_generative.images.schema import (
     IMAGE_PART,
     ImageSchema,
     fitted,
+    in_units,
     stacked,
 )
-from ebmstruct_generative.images.scores import Judge, drawn_scores
+from ebmstruct_generative.images.scores import LEAST, Judge, drawn_scores
 from ebmstruct_generative.images.sources import DIGITS, Source, read_source
 from ebmstruct_generative.images.splits import split_up
 from ebmstruct_generative.images.writing import written
@@ -129,9 +130,13 @@ class Images(Generative):
         return out
 
     def examples_from(self, path: Path, split: str = "test") -> Sequence[Example]:
-        """All pictures of a path, or its part that is named ``split``."""
-        found = read_source(str(path), self.sizing).parts
-        return self._examples(found.get(split, next(iter(found.values()))))
+        """All pictures of a path, or its part that is named ``split``, at the size and in the units of the data."""
+        train = self.pictures["train"]
+        size: Any = self.sizing.size if self.sizing.size is not None else train.size[:2]
+        found = read_source(str(path), replace(self.sizing, size=size, colour=len(train.size) == 3)).parts
+        part = found.get(split, next(iter(found.values())))
+        part = replace(part, pixels=in_units(part.pixels, train.pixels))
+        return self._examples(part)
 
     def fit(self, train: Sequence[Example]) -> ImageSchema:
         return fitted(stacked([e.y for e in train]), [e.y[CLASS_PART] for e in train if CLASS_PART in e.y])
@@ -264,10 +269,15 @@ class Images(Generative):
             found["class_accuracy_of_real"] = self.judge.accuracy
         return found
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """The report of ``quality_report``, with the training pictures among what it compares."""
         train = self.pictures["train"]
         schema = fitted(train.pixels, ())
+        if like is not None and train.classes:
+            own = [i for i, name in enumerate(train.classes) if like({CLASS_PART: name})]
+            train = train.take(own) if len(own) >= LEAST else train
         real, drawn = (schema.to_vectors(stacked(r).astype(np.float32)) for r in ([e.y for e in examples], records))
         return quality_report(real, drawn, schema.to_vectors(train.pixels))
 
@@ -284,8 +294,13 @@ class Images(Generative):
     def read(self, raw: str) -> list[Any]:
         """The pictures of a file or a folder, by its path."""
         path = Path(raw.strip())
-        if not path.exists():
-            raise DataError(f"{raw.strip()}: there is no such picture; give the path of a file or a folder of them")
+        try:
+            there = bool(raw.strip()) and path.exists()
+        except (OSError, ValueError):  # a long text, or one with a NUL, is no path
+            there = False
+        if not there:
+            shown = raw.strip() if len(raw) < 200 else raw.strip()[:200] + " ..."
+            raise DataError(f"{shown!r}: there is no such picture; give the path of a file or a folder of them")
         if not path.is_dir():
             return [{FILE_PART: read_picture(path), "name": path.name}]
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)

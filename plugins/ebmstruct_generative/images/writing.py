@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ebmstruct import storage
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.images.schema import CLASS_PART, ImageSchema, stacked
 from ebmstruct_generative.sheets import grid, png
 
@@ -26,6 +27,10 @@ def written(records: Iterable[Mapping[str, Any]], path: Path, schema: ImageSchem
     ``-idx3-ubyte``, ``.idx``, each also with ``.gz``: bytes in MNIST's format, labels beside.  Anything else: a folder of
     PNG files, in subfolders by class where classes are known. Errors: RunFolderError where it cannot be written.
     """
+    idx = path.name.removesuffix(".gz").endswith(("-ubyte", ".idx"))
+    check_ending(
+        path, (".npz", ".png", ".idx", *([".gz"] if idx else [])), "a name without an ending for a folder of pictures"
+    )
     name = path.name.removesuffix(".gz")
     if path.suffix == ".npz":
         _npz(list(records), path)

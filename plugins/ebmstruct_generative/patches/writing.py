@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ebmstruct import storage
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.sheets import png
 
 BRIGHTNESS = 110.0
@@ -21,6 +22,7 @@ def written(records: Iterable[Any], path: Path, size: int) -> None:
 
     Errors: RunFolderError where the place is taken or cannot be written.
     """
+    check_ending(path, (".npz",), "a name without an ending for a folder of pictures")
     if path.suffix == ".npz":
         stacked = np.asarray(list(records), dtype=np.float32).reshape(-1, size, size)
         with storage.atomic(path) as file:

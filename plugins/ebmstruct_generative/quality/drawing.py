@@ -44,7 +44,7 @@ def matrices(named: Mapping[str, np.ndarray], columns: Sequence[str], title: str
         pixels[np.isnan(matrix)] = 200.0
         panels.append(np.kron(pixels, np.ones((cell, cell, 1))))
     said = f"From left to right: {', '.join(named)}. Columns in order: {', '.join(columns)}. {note}"
-    return Picture(title, beside(panels, gap=12), note=said)
+    return Picture(title, beside(panels, gap=max(12, cell)), note=said)
 
 
 def sheet(rows: Sequence[np.ndarray], shape: tuple[int, ...], *, title: str, note: str = "") -> Picture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Generator
 from ebmstruct import Assignment, DataError, EnergyModel, Example, FactorGraph
 from ebmstruct.extend import Evaluation, Generative, Section
 from ebmstruct.storage import atomic, file_sha256
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.sequences.made import made_lines
 from ebmstruct_generative.sequences.measures import sequence_figures, sequence_score
 from ebmstruct_generative.sequences.schema import SYMBOLS, SequenceSchema, fitted
@@ -126,8 +127,8 @@ class Sequences(Generative):
             if not equals or part not in ("length", "prefix", "pattern"):
                 raise DataError(f"--given {text}: legal are length=N, prefix=TEXT and pattern=TEXT (? for any symbol)")
             if part == "length":
-                if not value.isdigit() or int(value) < 1:
-                    raise DataError(f"--given {text}: the length is a whole number of at least 1")
+                if not (value.isascii() and value.isdigit() and len(value) < 7 and int(value) > 0):
+                    raise DataError(f"--given {text}: the length is a whole number from 1 to 999999")
                 found["length"] = int(value)
                 continue
             symbols = self._cut(value)
@@ -179,6 +180,7 @@ class Sequences(Generative):
 
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         """One sequence a line."""
+        check_ending(path, (".txt",), "any other name, for a sequence a line")
         with atomic(path) as file:
             for record in records:
                 file.write((self._joined(record) + "\n").encode("utf-8"))
@@ -186,8 +188,12 @@ class Sequences(Generative):
     def score(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         return sequence_score([e.y for e in examples], outputs, self.lines["train"])
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
-        return sequence_figures([e.y for e in examples], records, self.lines["train"])
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
+        train = self.lines["train"]
+        own = train if like is None else [row for row in train if like(row)]
+        return sequence_figures([e.y for e in examples], records, own if own else train)
 
     def record(self, x: Any, output: Any) -> dict[str, Any]:
         return {"sequence": self._joined(output)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.judging import judged, some_rows
 from ebmstruct_generative.tables.layout import decoded, encoded
 from ebmstruct_generative.tables.made import MADE
-from ebmstruct_generative.tables.partial import class_draws, holds, parsed, table_of_cells
+from ebmstruct_generative.tables.partial import class_draws, holds, kept, parsed, restored, table_of_cells
 from ebmstruct_generative.tables.reading import ReadOptions, near_miss, read_table, read_text
 from ebmstruct_generative.tables.rendering import sections
 from ebmstruct_generative.tables.rules import Rule, told
@@ -182,6 +182,13 @@ class TableTask(Generative):
         found = [r[schema.class_part] for r in records]
         return [{} if c not in schema.classes else {schema.class_part: c} for c in found]
 
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """The rows with what was given in them to the last digit."""
+        if not records or not any(xs):
+            return list(records)
+        table = restored(joined(records), xs, schema)
+        return [Row(table, i) for i in range(len(table))]
+
     def partial(self, x: Any, schema: Any) -> Row:
         return Row(table_of_cells(x, schema), 0)
 
@@ -227,25 +234,30 @@ class TableTask(Generative):
         real, drawn = joined([e.y for e in examples]), joined(list(outputs))
         return dict(measures(some_rows(self.corpus.splits["train"]), real, drawn))
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """The report of ``quality_report``, with training rows among what it compares."""
         real, drawn = joined([e.y for e in examples]), joined(list(records))
-        return judged(real, drawn, self.corpus.splits["train"], self.target or real.names[-1])
+        return judged(real, drawn, self.corpus.splits["train"], self.target or real.names[-1], like)
 
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         write_rows((_row(r, schema) for r in records), path, schema)
 
     def read(self, raw: str) -> list[Any]:
-        """CSV text with a line of names; empty cells are to be filled in."""
-        empty = set(self.missing)
-        rows = read_text(raw, self._options)
+        """CSV text with a line of names, or one row with a cell for each column; empty cells are to be filled in."""
+        empty, options = set(self.missing), self._options
+        if options.columns is None and len(raw.split()) and len(raw.strip("\r\n").splitlines()) == 1:
+            own = self.corpus.splits["train"].table
+            options = replace(options, columns=own.names, delimiter=options.delimiter or own.delimiter)
+        rows = read_text(raw, options)
         return [{c: v for c, v in row.items() if v not in empty and c not in self.drop} for row in rows]
 
     def record(self, x: Any, output: Any) -> dict[str, Any]:
-        return {"row": dict(output)}
+        return {"row": kept(x, output)}
 
     def show(self, x: Any, output: Any) -> str:
-        return "\n".join(f"  {name}  {value if value is not None else ''}" for name, value in output.items())
+        return "\n".join(f"  {name}  {value if value is not None else ''}" for name, value in kept(x, output).items())
 
     def render(self, evaluation: Evaluation, model: EnergyModel, schema: Any) -> list[Section]:
         return sections(evaluation, schema)
