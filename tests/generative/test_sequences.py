@@ -101,7 +101,7 @@ def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
     for arguments, sentence in {
         ("--given", "prefix=q"): "the training data never has 'q'",
         ("--given", "suffix=a"): "legal are length=N, prefix=TEXT and pattern=TEXT",
-        ("--given", "length=0"): "a whole number of at least 1",
+        ("--given", "length=0"): "a whole number from 1 to",
         ("--given", "pattern=a??d", "--given", "prefix=b"): "leave one of them out",
         ("--given", "prefix=abababababab"): "no training sequence is as long",
         ("-o", str(missing)): "there is no folder",
@@ -110,8 +110,9 @@ def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
         tail = [] if arguments[0] == "-o" else ["-o", str(bad)]
         assert main(["generate", str(finished), "--num", "3", *arguments, *tail]) == 2
         assert sentence in capsys.readouterr().err and not bad.exists()
-    assert main(["generate", str(finished), "--num", "0"]) == 2
-    assert "at least 1 is needed" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", str(finished), "--num", "0"])
+    assert "a whole number, 1 or more" in capsys.readouterr().err
 
 
 def test_latents_of_lines(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
