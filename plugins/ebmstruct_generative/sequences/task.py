@@ -128,7 +128,7 @@ class Sequences(Generative):
                 raise DataError(f"--given {text}: legal are length=N, prefix=TEXT and pattern=TEXT (? for any symbol)")
             if part == "length":
                 if not (value.isascii() and value.isdigit() and len(value) < 7 and int(value) > 0):
-                    raise DataError(f"--given {text}: the length is a whole number from 1 to 999999")
+                    raise DataError(f"--given {text}: the length is a whole number of at least 1 and below a million")
                 found["length"] = int(value)
                 continue
             symbols = self._cut(value)
