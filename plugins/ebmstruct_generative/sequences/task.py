@@ -55,6 +55,8 @@ class Sequences(Generative):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must be at least 0; found {self.split_seed}")
         if self.longest < 1:
             raise ValueError(f"longest must be at least 1; found {self.longest}")
 
