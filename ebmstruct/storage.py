@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,6 +58,31 @@ def _through(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes its name only once everything is in it; a fault leaves nothing.
+
+    Errors: RunFolderError where there is something of that name already, other than an empty folder.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"cannot write {path}: it is there already; choose another name with --output")
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield made
+        if path.exists():
+            path.rmdir()
+        made.chmod(0o777 & ~_umask())
+        made.rename(path)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def sweep(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -105,9 +105,12 @@ class Generative(Task):
         """Records that were drawn, each with what its input gave and no variable of the graph holds (a class)."""
         return list(records)
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """How good records are beside examples of the data, at length: what ``score`` leaves out because it takes long.
 
+        like: which training records have what was given of the drawn ones, so that they alone stand beside; None: all.
         JSON values; ``measures``, ``verdicts`` and ``records`` are shown as ``ebmstruct.run.quality_page`` says. ``score``
         is asked after each epoch, this at the end and by ``ebmstruct generate``.
         """

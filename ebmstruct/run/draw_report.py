@@ -29,9 +29,10 @@ def energies(trace: Sequence[Mapping[str, Any]], evaluations: Sequence[Evaluatio
     )
     figures = []
     if any("energy_correct" in row for row in trace):
-        epochs = [int(row.get("epoch", i + 1)) for i, row in enumerate(trace)]
+        taken = [(i, row) for i, row in enumerate(trace) if "energy_correct" in row]
+        epochs = [int(row.get("epoch", i + 1)) for i, row in taken]
         series = {
-            name: [float(row.get(key, math.nan)) for row in trace]
+            name: [float(row.get(key, math.nan)) for _, row in taken]
             for name, key in (("held out", "energy_correct"), ("drawn", "energy_predicted"))
         }
         figures.append(Chart("Held-out against drawn records, by epoch", series, epochs, "epoch", "mean energy on dev"))

@@ -130,9 +130,11 @@ def evaluate_draws(
     return Evaluation(split, own, found.records, made, real, nothing, ["DRAWN"] * len(own), metrics)
 
 
-def at_length_of(task: Generative, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+def at_length_of(
+    task: Generative, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
     """The values of the task's measures by name, and all that it says of them under ``quality``."""
-    figures = task.quality(examples, records)
+    figures = task.quality(examples, records) if like is None else task.quality(examples, records, like)
     values = {name: entry.get("value") for name, entry in figures.get("measures", {}).items()}
     return {**{k: v for k, v in values.items() if v is not None}, **({"quality": figures} if figures else {})}
 

@@ -123,7 +123,7 @@ def generate(
 
 
 def _page(run: Path, path: Path, seed: int) -> Path:
-    """Where the quality report goes: beside the records; in the run folder where these went into a pipe or a device."""
+    """Where the quality report goes: beside the records; into the run folder where these went into a pipe or a device."""
     if path.is_file() or path.is_dir():
         return path.with_name(f"{path.stem}.quality.html")
     _make(run / GENERATED)
@@ -168,12 +168,17 @@ def _judged(
     """The records held against held-out ones that have what was given; or None, and why."""
     split = next((s for s in ("test", "dev", "train") if s in task.splits()), "train")
     examples = task.examples(split)
-    like = (e for e in examples if task.has(e.y, x, predictor.schema))
-    real: list[Example] = some_of(list(itertools.islice(like, 20 * MOST)), MOST)
+
+    def like(record: Any) -> bool:
+        return task.has(record, x, predictor.schema)
+
+    found = (e for e in examples if like(e.y))
+    real: list[Example] = some_of(list(itertools.islice(found, 20 * MOST)), MOST)
     if min(len(real), len(records)) < FEWEST:
         what = f"{len(real)} held-out records have what is given" if x else f"{len(real)} records are held out"
         return None, f"{what} and {len(records)} were drawn; at least {FEWEST} of each are needed to compare"
-    metrics = {"examples": len(records), **task.score(real, records), **at_length_of(task, real, records)}
+    at_length = at_length_of(task, real, records, like if x else None)
+    metrics = {"examples": len(records), **task.score(real, records), **at_length}
     seen = some_of([Example({}, r) for r in records], len(real))
     own = some_of(real, len(seen))
     made, there = energies(predictor, [e.y for e in seen]), energies(predictor, [e.y for e in own])

@@ -138,7 +138,9 @@ def _training(report: Report) -> str:
     if any(metric in row for row in rows):
         values = _column(rows, metric)
         best = max(range(len(rows)), key=lambda i: values[i] if math.isfinite(values[i]) else -math.inf)
-        figures.append(Chart(f"{upper(words(metric))} on dev", {metric: values}, epochs, "epoch", words(metric)))
+        taken = [i for i, row in enumerate(rows) if metric in row]  # not after every epoch, perhaps: no gaps between
+        series, places = {metric: [values[i] for i in taken]}, [epochs[i] for i in taken]
+        figures.append(Chart(f"{upper(words(metric))} on dev", series, places, "epoch", words(metric)))
         options = report.config.train
         kept = (
             "its weights were kept"

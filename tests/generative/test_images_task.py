@@ -167,6 +167,20 @@ def test_records_are_written_in_every_format(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*tmp"))
 
 
+def test_picture_files_are_read_in_the_units_of_the_data(tmp_path: Path) -> None:
+    """Digits written as PNG, NPZ and idx come back with their 17 greys, larger pictures at the size of the data."""
+    records = TASK.decode(TASK.encode(some(), model().graph([{}] * 4), SCHEMA), model().graph([{}] * 4), SCHEMA)
+    for name in ("folder", "a.npz", "made-images-idx3-ubyte"):
+        TASK.write(records, tmp_path / name, SCHEMA)
+        again = [np.asarray(e.y["pixels"]) for e in TASK.examples_from(tmp_path / name)]
+        expected = [np.asarray(r["pixels"]) for r in records]
+        assert all(any(np.array_equal(a, b) for b in expected) for a in again) and len(again) == 4, name
+    (tmp_path / "large").mkdir()
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "large" / "white.png")
+    white = TASK.examples_from(tmp_path / "large")[0].y["pixels"]
+    assert white.shape == (8, 8) and (white == 16).all()
+
+
 def test_classes_that_are_held_out_are_other_data() -> None:
     """Digits 8 and 9 are in no split, and all of them are kept to compare with; a class that is not there is told."""
     task = Images(hold_out=("8", "9"))

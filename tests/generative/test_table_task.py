@@ -6,13 +6,16 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ebmstruct.cli import main
 from ebmstruct.errors import DataError
 from ebmstruct.run.drawing import draws
+from ebmstruct.run.generating import generate
 from ebmstruct.run.predictor import Predictor, load
+from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.made import customers
 from ebmstruct_generative.tables.schema import fitted
 from ebmstruct_generative.tables.table import Row, joined
@@ -116,6 +119,23 @@ def test_completion_keeps_what_is_given_and_obeys(run: Path) -> None:
         load(run).predict_text("plan;color\npro;red\n")
 
 
+def test_one_row_needs_no_line_of_names(run: Path) -> None:
+    """A single line is a row of all columns in the order of the data; another number of cells is told with their names."""
+    found = load(run).predict_text("pro;40;;;;;;")
+    assert len(found) == 1 and found[0].output["plan"] == "pro" and found[0].output["age"] == 40
+    with pytest.raises(DataError, match=r"has 5 cells for 8 columns \(plan, age, "):
+        load(run).predict_text("40;;pro;;")
+
+
+def test_quality_given_a_cell_compares_with_training_rows_that_have_it(run: Path, tmp_path: Path) -> None:
+    """Nothing is asked about a target that is given, and training rows of other plans are left out."""
+    found = generate(run, 60, given=["plan=basic", "active=yes"], output=tmp_path / "basic.csv")
+    training = list(load(run).task.examples("train"))
+    own = sum(e.y["plan"] == "basic" and e.y["active"] == "yes" for e in training)
+    assert found.quality["quality"]["records"]["training"] == own < len(training)
+    assert "train_on_synthetic" not in found.quality
+
+
 def test_rows_are_written_as_they_came(run: Path, tmp_path: Path) -> None:
     """The same header, order, delimiter and formats, so that the file can be read and learned from again."""
     predictor, path = load(run), tmp_path / "new.csv"
@@ -135,6 +155,16 @@ def test_a_run_tells_its_measures(run: Path) -> None:
     found = json.loads((run / "metrics.json").read_text())["splits"]["test"]
     assert 0.5 < found["fidelity"] <= 1 and 0.5 < found["nearest_ratio"] < 2 and found["column_shapes"] > 0.8
     assert "Rows that were drawn" in (run / "report.html").read_text()
+
+
+def test_fidelity_finds_copies_among_many_training_rows() -> None:
+    """Rows that copy training rows have no fidelity, wherever in the training data they stand; unseen rows have much."""
+    table = customers(2600)
+    train, real, new = (table.take(np.arange(a, b)) for a, b in ((0, 2000), (2000, 2300), (2300, 2600)))
+    copied = measures(train, real, train.take(np.arange(1, 600, 2)))
+    assert copied["nearest_ratio"] == 0 and copied["fidelity"] == 0 and copied["coverage"] > 0.8
+    assert measures(train, real, new)["fidelity"] > 0.7
+    assert measures(train, real.take(np.arange(1)), new)["coverage"] == 0.0
 
 
 def test_other_energies_take_tables(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from ebmstruct.extend import Chart, Evaluation, Picture, Section, Table
 from ebmstruct_generative.images.novelty import HELD_OUT, auroc, name_of, other_pictures, picture_energies
 from ebmstruct_generative.images.schema import CLASS, CLASS_PART, IMAGE_PART, ImageSchema, stacked
 from ebmstruct_generative.images.scores import LEAST, calibration_error
-from ebmstruct_generative.images.sheets import grid, in_rows, scale_of, side_by_side
 from ebmstruct_generative.quality import nearest_record
+from ebmstruct_generative.sheets import PAPER, grid, in_rows, scale_of, side_by_side
 
 if TYPE_CHECKING:
     from ebmstruct_generative.images.task import Images
@@ -53,19 +53,20 @@ def sections(task: Images, evaluation: Evaluation, model: EnergyModel, schema: I
 
 def _sheet(real: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]], schema: ImageSchema) -> Picture:
     """Real ones on the left, drawn ones on the right; a class in each row, where there are classes."""
-    names = schema.classes[:CLASSES] if all(CLASS_PART in r for r in drawn) else ()
+    there = {r[CLASS_PART] for r in (*real, *drawn) if CLASS_PART in r}
+    names = tuple(n for n in schema.classes if n in there)[:CLASSES] if all(CLASS_PART in r for r in drawn) else ()
     parts = []
     for records in (real, drawn):
         if names:
             rows = [[r for r in records if r.get(CLASS_PART) == n][:EACH] for n in names]
         else:
             rows = [list(records[i * EACH : (i + 1) * EACH]) for i in range(min(EACH, max(1, len(records) // EACH)))]
-        blank = np.full((1, *schema.size), 236, np.uint8)
+        blank = np.full((1, *schema.size), PAPER, np.uint8)
         parts.append(in_rows([schema.bytes_of(stacked(r)) if r else blank for r in rows]))
     pixels = side_by_side(parts)
     note = "Left: pictures that the model has not seen. Right: drawn ones, none chosen by hand."
     if names:
-        note += f" Rows: {', '.join(names)}."
+        note += f" {'Class' if len(names) == 1 else 'Rows'}: {', '.join(names)}."
     return Picture("Real and drawn", pixels, scale_of(pixels), note)
 
 

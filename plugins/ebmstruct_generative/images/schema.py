@@ -107,6 +107,16 @@ def fitted(pixels: np.ndarray, classes: Sequence[str]) -> ImageSchema:
     return replace(bare, mean=rows.mean(0), spread=spread)
 
 
+def in_units(pixels: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Bytes from black to white in the units, and at the levels, of data that are no bytes; what is in them stays."""
+    if pixels.dtype != np.uint8 or data.dtype == np.uint8 or pixels.max(initial=0) <= data.max():
+        return pixels
+    low, high, greys = _grey(data)
+    unit = pixels / 255
+    unit = np.rint(unit * (greys - 1)) / (greys - 1) if greys else unit
+    return (low + unit * (high - low)).astype(np.float32)
+
+
 def _grey(pixels: np.ndarray) -> tuple[float, float, int]:
     """Least and greatest value, and how many levels there are between them: 256 of bytes, else those that are seen."""
     if pixels.dtype == np.uint8:
@@ -137,4 +147,4 @@ def stacked(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.stack([np.asarray(r["pixels"]) for r in records])
 
 
-__all__ = ["CLASS", "CLASS_PART", "FILE_PART", "IMAGE_PART", "RECORD", "ImageSchema", "fitted", "stacked"]
+__all__ = ["CLASS", "CLASS_PART", "FILE_PART", "IMAGE_PART", "RECORD", "ImageSchema", "fitted", "in_units", "stacked"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Generator
 from ebmstruct import Assignment, Budget, EnergyModel, Example, FactorGraph, Solver, marginals
 from ebmstruct.errors import DataError, SolverRefusal
 from ebmstruct.extend import Evaluation, Generative, Inference, Section
+from ebmstruct.storage import file_sha256
 from ebmstruct_generative.images import given as parts
 from ebmstruct_generative.images.files import ENDINGS, read_picture
 from ebmstruct_generative.images.layout import all_known, record_block
@@ -28,9 +29,10 @@ from ebmstruct_generative.images.schema import (
     IMAGE_PART,
     ImageSchema,
     fitted,
+    in_units,
     stacked,
 )
-from ebmstruct_generative.images.scores import Judge, drawn_scores
+from ebmstruct_generative.images.scores import LEAST, Judge, drawn_scores
 from ebmstruct_generative.images.sources import DIGITS, Source, read_source
 from ebmstruct_generative.images.splits import split_up
 from ebmstruct_generative.images.writing import written
@@ -130,9 +132,13 @@ class Images(Generative):
         return out
 
     def examples_from(self, path: Path, split: str = "test") -> Sequence[Example]:
-        """All pictures of a path, or its part that is named ``split``."""
-        found = read_source(str(path), self.sizing).parts
-        return self._examples(found.get(split, next(iter(found.values()))))
+        """All pictures of a path, or its part that is named ``split``, at the size and in the units of the data."""
+        train = self.pictures["train"]
+        size: Any = self.sizing.size if self.sizing.size is not None else train.size[:2]
+        found = read_source(str(path), replace(self.sizing, size=size, colour=len(train.size) == 3)).parts
+        part = found.get(split, next(iter(found.values())))
+        part = replace(part, pixels=in_units(part.pixels, train.pixels))
+        return self._examples(part)
 
     def fit(self, train: Sequence[Example]) -> ImageSchema:
         return fitted(stacked([e.y for e in train]), [e.y[CLASS_PART] for e in train if CLASS_PART in e.y])
@@ -265,10 +271,15 @@ class Images(Generative):
             found["class_accuracy_of_real"] = self.judge.accuracy
         return found
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """The report of ``quality_report``, with the training pictures among what it compares."""
         train = self.pictures["train"]
         schema = fitted(train.pixels, ())
+        if like is not None and train.classes:
+            own = [i for i, name in enumerate(train.classes) if like({CLASS_PART: name})]
+            train = train.take(own) if len(own) >= LEAST else train
         real, drawn = (schema.to_vectors(stacked(r).astype(np.float32)) for r in ([e.y for e in examples], records))
         return quality_report(real, drawn, schema.to_vectors(train.pixels))
 
@@ -318,12 +329,10 @@ class Images(Generative):
         return ", ".join(told).replace(":,", ":", 1) or "a picture"
 
     def provenance(self) -> dict[str, Any]:
-        import hashlib
-
         files = self.source.files
         if len(files) > 1000:
             return {"data": self.data, "pictures": len(files), "skipped": list(self.source.skipped[:100])}
-        sums = {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        sums = {str(f): file_sha256(f) for f in files}
         return {"data": self.data, "files": sums, "skipped": list(self.source.skipped[:100])}
 
 

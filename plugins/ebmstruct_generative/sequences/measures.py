@@ -77,11 +77,11 @@ def sequence_figures(
 def _verdicts(found: dict[str, Any], beside: dict[str, Any]) -> list[dict[str, str]]:
     out = []
     short = beside["triples_overlap"] - found["triples_overlap"]
-    said = f"runs of three symbols overlap {found['triples_overlap']:.2f} with held-out sequences"
-    said += f" (training sequences: {beside['triples_overlap']:.2f})"
+    said = f"Runs of three symbols overlap {found['triples_overlap']:.2f} with held-out sequences"
+    said += f" (training sequences: {beside['triples_overlap']:.2f}; 1 is the same shares)."
     out.append({"level": "good" if short < 0.05 else "warn" if short < 0.2 else "bad", "text": said})
     more = found["copied"] - beside["copied"]
-    said = f"{100 * found['copied']:.0f} % stand in the training data"
-    said += f", and {100 * beside['copied']:.0f} % of those held out do"
+    said = f"{100 * found['copied']:.0f} % of the generated sequences stand in the training data"
+    said += f", as {100 * beside['copied']:.0f} % of the held-out ones do."
     out.append({"level": "bad" if more > 0.2 else "warn" if more > 0.1 else "good", "text": said})
     return out

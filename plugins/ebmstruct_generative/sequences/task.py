@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,8 @@ class Sequences(Generative):
                 said = f"the training data never has {', '.join(map(repr, strange))}" if strange else "it is empty"
                 raise DataError(f"--given {text}: {said}; symbols are {_some(schema.symbols)}")
             found[part] = symbols
+        if "pattern" in found and "prefix" in found:
+            raise DataError("a pattern says how a sequence begins, and a prefix is given too; leave one of them out")
         known = len(found.get("pattern", ())) or found.get("length")
         if "pattern" in found and found.get("length", known) != known:
             raise DataError(
@@ -188,8 +190,12 @@ class Sequences(Generative):
     def score(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         return sequence_score([e.y for e in examples], outputs, self.lines["train"])
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
-        return sequence_figures([e.y for e in examples], records, self.lines["train"])
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
+        train = self.lines["train"]
+        own = train if like is None else [row for row in train if like(row)]
+        return sequence_figures([e.y for e in examples], records, own if own else train)
 
     def record(self, x: Any, output: Any) -> dict[str, Any]:
         return {"sequence": self._joined(output)}

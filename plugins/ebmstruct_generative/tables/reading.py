@@ -65,7 +65,7 @@ def read_table(path: Path, options: ReadOptions) -> Table:
 
 
 def read_text(text: str, options: ReadOptions, name: str = "input") -> Iterator[dict[str, str]]:
-    """The records of a piece of CSV text with a line of names: column to cell."""
+    """The records of a piece of CSV text with a line of names, which may be missing where options name the columns."""
     delimiter = options.delimiter or sniffed(text)
     stream = records(io.StringIO(text, newline=""), delimiter, name, options.quote)
     names: tuple[str, ...] | None = None if options.columns is None else tuple(options.columns)
@@ -74,7 +74,11 @@ def read_text(text: str, options: ReadOptions, name: str = "input") -> Iterator[
             names = checked_names(cells, name)
         elif tuple(cells) != names:
             if len(cells) != len(names):
-                raise DataError(f"{name}:{line}: has {len(cells)} cells; the first line names {len(names)} columns")
+                legal = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+                raise DataError(
+                    f"{name}:{line}: has {len(cells)} cells for {len(names)} columns ({legal}); give one for each, empty "
+                    "where it is unknown, or name the columns that are given in a first line"
+                )
             yield dict(zip(names, cells, strict=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -236,18 +236,23 @@ class TableTask(Generative):
         real, drawn = joined([e.y for e in examples]), joined(list(outputs))
         return dict(measures(some_rows(self.corpus.splits["train"]), real, drawn))
 
-    def quality(self, examples: Sequence[Example], records: Sequence[Any]) -> dict[str, Any]:
+    def quality(
+        self, examples: Sequence[Example], records: Sequence[Any], like: Callable[[Any], bool] | None = None
+    ) -> dict[str, Any]:
         """The report of ``quality_report``, with training rows among what it compares."""
         real, drawn = joined([e.y for e in examples]), joined(list(records))
-        return judged(real, drawn, self.corpus.splits["train"], self.target or real.names[-1])
+        return judged(real, drawn, self.corpus.splits["train"], self.target or real.names[-1], like)
 
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         write_rows((_row(r, schema) for r in records), path, schema)
 
     def read(self, raw: str) -> list[Any]:
-        """CSV text with a line of names; empty cells are to be filled in."""
-        empty = set(self.missing)
-        rows = read_text(raw, self._options)
+        """CSV text with a line of names, or one row with a cell for each column; empty cells are to be filled in."""
+        empty, options = set(self.missing), self._options
+        if options.columns is None and len(raw.split()) and len(raw.strip("\r\n").splitlines()) == 1:
+            own = self.corpus.splits["train"].table
+            options = replace(options, columns=own.names, delimiter=options.delimiter or own.delimiter)
+        rows = read_text(raw, options)
         return [{c: v for c, v in row.items() if v not in empty and c not in self.drop} for row in rows]
 
     def record(self, x: Any, output: Any) -> dict[str, Any]:
