@@ -61,6 +61,11 @@ class DenoisingEnergy(EnergyModel):
         noise: str = "noise",
     ) -> None:
         super().__init__()
+        if not (0 < spread < math.inf and 0 <= dropout < 1 and min(width, depth, filters) >= 1):
+            raise GraphError(
+                "a denoiser needs a positive spread, width, depth and filters of at least 1, and dropout below 1; "
+                f"found {spread}, {width}, {depth}, {filters} and {dropout}"
+            )
         network: nn.Module
         if shape is None:
             waves = octaves if octaves is not None else (3 if dim <= FEW else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ebmstruct.energies.experts import vectors
 from ebmstruct.energies.model import EnergyModel
 from ebmstruct.energies.shared_topology import graph_of
+from ebmstruct.errors import GraphError
 from ebmstruct.graph import (
     Assignment,
     BilinearFactor,
@@ -57,6 +59,11 @@ class BoltzmannMachine(EnergyModel):
         hidden_block: str = "h",
     ) -> None:
         super().__init__()
+        if min(visible, hidden) < 1 or states < 2 or not 0 <= weight_spread < math.inf:
+            raise GraphError(
+                "a Boltzmann machine needs visible and hidden units, two states or more, and weight_spread from 0 up; "
+                f"found {visible}, {hidden}, {states} and {weight_spread}"
+            )
         free = 1 if states == 2 else states
         self.visible_bias = nn.Parameter(torch.zeros(visible, free))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
@@ -171,6 +178,8 @@ class GaussianBoltzmannMachine(EnergyModel):
         self, dim: int, hidden: int, *, form: Form = "joint", visible_block: str = "v", hidden_block: str = "h"
     ) -> None:
         super().__init__()
+        if min(dim, hidden) < 1:
+            raise GraphError(f"a Boltzmann machine needs visible and hidden units; found {dim} and {hidden}")
         self.visible_bias = nn.Parameter(torch.zeros(dim))
         self.log_spread = nn.Parameter(torch.zeros(dim))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.task, arguments.set)
     if arguments.output is not None:
         config = config.with_output(arguments.output)
-    with _stoppable(), display(quiet=getattr(arguments, "quiet", False)) as shown:
+    with stoppable(), display(quiet=getattr(arguments, "quiet", False)) as shown:
         summary = runner.run(config, resume=arguments.resume, force=arguments.force, on_progress=shown)
     if arguments.json:
         _write_json(summary.metrics)
@@ -172,7 +172,7 @@ def _write_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Being told to end (SIGTERM) counts as Ctrl-C: the same sentence, the same checkpoint."""
 
     def stop(number: int, frame: object) -> NoReturn:

@@ -15,7 +15,7 @@ from ebmstruct import storage
 from ebmstruct.errors import DataError, EbmstructError
 from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Evaluation, Example
-from ebmstruct.run.commands import scores
+from ebmstruct.run.commands import scores, stoppable
 from ebmstruct.run.drawing import MOST, Drawn, at_length_of, draws, energies, generative, some_of
 from ebmstruct.run.folder import GENERATED
 from ebmstruct.run.predictor import Predictor, load
@@ -49,7 +49,7 @@ class Generated:
 def command(arguments: argparse.Namespace) -> None:
     """Draw records as the command line asks."""
     quiet = getattr(arguments, "quiet", False)
-    with display(quiet=quiet) as shown:
+    with stoppable(), display(quiet=quiet) as shown:
         found = generate(
             arguments.run,
             arguments.num,

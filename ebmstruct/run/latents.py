@@ -20,6 +20,7 @@ from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Example
 from ebmstruct.graph import Discrete, FactorGraph
 from ebmstruct.inference.latent.posterior import LatentBlock, latent_blocks, latent_posterior
+from ebmstruct.run.commands import stoppable
 from ebmstruct.run.predictor import Predictor, load
 from ebmstruct.run.progress import display
 from ebmstruct.run.runner import OnProgress, Progress
@@ -77,7 +78,7 @@ def command(arguments: argparse.Namespace) -> None:
     rows = examples if isinstance(examples, Sequence) else list(examples)
     if not rows:
         raise DataError(f"{data or arguments.split}: holds no record")
-    with display(quiet=getattr(arguments, "quiet", False)) as shown:
+    with stoppable(), display(quiet=getattr(arguments, "quiet", False)) as shown:
         found = inferred(predictor, rows, num_samples=arguments.samples, seed=arguments.seed, on_progress=shown)
         if output is None:
             for record in found:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from ebmstruct import IndependentComponents
+from ebmstruct.errors import ConfigError
 from ebmstruct_generative.records import RECORD, RecordSchema
 
 
@@ -30,6 +32,10 @@ class Components(IndependentComponents):
         normalised: bool = False,
         starts: int = 0,
     ) -> None:
+        if (filters is not None and filters < 1) or not 0 < sharpness < math.inf:
+            raise ConfigError(
+                [f"energy.filters must be at least 1 and energy.sharpness positive; found {filters} and {sharpness}"]
+            )
         super().__init__(
             schema.dim, filters, shape=shape, unit_rows=unit_rows, tied=tied, power=power, sharpness=sharpness,
             learn_sharpness=learn_sharpness, spread=spread, normalised=normalised, starts=starts,

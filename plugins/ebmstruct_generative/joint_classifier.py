@@ -33,6 +33,8 @@ class JointClassifier(ClassifierEnergy):
             raise DataError(
                 f"a joint classifier needs records of at least two classes; the training data have {len(schema.classes)}"
             )
+        if min((1, *hidden, *filters, kernel)) < 1:
+            raise DataError(f"hidden, filters and kernel must be at least 1; found {hidden}, {filters} and {kernel}")
         layers: list[nn.Module] = []
         width = schema.dim
         if filters:

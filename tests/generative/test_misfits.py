@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ebmstruct.cli import main
-from ebmstruct.errors import DataError
+from ebmstruct.errors import DataError, EbmstructError
+from ebmstruct_generative.boltzmann import Boltzmann, GaussianBoltzmann
+from ebmstruct_generative.components import Components
+from ebmstruct_generative.denoiser import Denoiser
 from ebmstruct_generative.endings import check_ending
+from ebmstruct_generative.joint_classifier import JointClassifier
+from ebmstruct_generative.records import RecordSchema
 
 pytest.importorskip("sklearn")
 
@@ -51,3 +58,26 @@ def test_an_ending_that_promises_another_format_is_told(tmp_path: Path) -> None:
             check_ending(tmp_path / name, legal, "a name without an ending")
     for name in ("a.csv", "a", "a.v2", "a.data"):
         check_ending(tmp_path / name, (".csv",), "a name without an ending")
+
+
+@pytest.mark.parametrize(
+    ("energy", "options"),
+    [
+        (Denoiser, {"spread": 0.0}),
+        (Denoiser, {"spread": -1.0}),
+        (Denoiser, {"width": 0}),
+        (Denoiser, {"depth": -1}),
+        (Denoiser, {"dropout": 2.0}),
+        (Boltzmann, {"hidden": 0}),
+        (Boltzmann, {"weight_spread": -1.0}),
+        (GaussianBoltzmann, {"hidden": -2}),
+        (JointClassifier, {"hidden": (0,)}),
+        (Components, {"filters": 0}),
+        (Components, {"sharpness": 0.0}),
+    ],
+)
+def test_options_out_of_range_are_told(energy: Callable[..., Any], options: dict[str, Any]) -> None:
+    """In one sentence with what was found, whatever energy it is."""
+    schema = RecordSchema((1, 4, 4), classes=("a", "b"), class_part="class")
+    with pytest.raises(EbmstructError, match="found .*" + re.escape(str(next(iter(options.values()))))):
+        energy(schema, **options)

@@ -84,6 +84,8 @@ class Images(Generative):
                 raise ValueError(f"{name} must be from 0 up to, but not, 1; found {getattr(self, name)}")
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError("dev_fraction and test_fraction must leave some pictures to train on")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must be at least 0; found {self.split_seed}")
         wanted = (self.size,) if isinstance(self.size, int) else self.size or ()
         if any(n < 1 or n > 4096 for n in wanted):
             raise ValueError(f"size must be from 1 to 4096 pixels; found {self.size}")

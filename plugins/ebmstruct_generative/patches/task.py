@@ -54,7 +54,7 @@ class PatchTask(Generative):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, least in (("size", 2), ("count", 2), ("held_out", 2), ("components", 1)):
+        for key, least in (("size", 2), ("count", 2), ("held_out", 2), ("components", 1), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key} must be at least {least}; found {getattr(self, key)}")
 

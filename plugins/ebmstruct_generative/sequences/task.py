@@ -55,6 +55,8 @@ class Sequences(Generative):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must be at least 0; found {self.split_seed}")
         if self.longest < 1:
             raise ValueError(f"longest must be at least 1; found {self.longest}")
 
@@ -128,7 +130,7 @@ class Sequences(Generative):
                 raise DataError(f"--given {text}: legal are length=N, prefix=TEXT and pattern=TEXT (? for any symbol)")
             if part == "length":
                 if not (value.isascii() and value.isdigit() and len(value) < 7 and int(value) > 0):
-                    raise DataError(f"--given {text}: the length is a whole number from 1 to 999999")
+                    raise DataError(f"--given {text}: the length is a whole number of at least 1 and below a million")
                 found["length"] = int(value)
                 continue
             symbols = self._cut(value)

@@ -89,6 +89,8 @@ class TableTask(Generative):
         for column, limits in self.range.items():
             if len(limits) != 2 or not limits[0] <= limits[1]:
                 faults.append(f"range: {column}: the least and the greatest value are needed; found {limits}")
+        if self.split_seed < 0:
+            faults.append(f"split_seed must be at least 0; found {self.split_seed}")
         if self.tries < 1:
             faults.append(f"tries must be at least 1; found {self.tries}")
         if faults:
