@@ -159,7 +159,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--num", "-n", metavar="N", type=_whole, required=True, help="how many records")
+    parser.add_argument("--num", "-n", metavar="N", type=_number, required=True, help="how many records")
     what = "what every record has; may be given several times, and the rest is drawn"
     parser.add_argument("--given", metavar="PART=VALUE", action="append", default=[], help=what)
     parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="the same seed, the same file (default: 0)")
@@ -243,6 +243,12 @@ def _seconds(text: str) -> float:
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise argparse.ArgumentTypeError(f"takes a whole number, 0 or more; found {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text)):
+        raise argparse.ArgumentTypeError(f"takes a whole number, 1 or more; found {text!r}")
     return int(text)
 
 

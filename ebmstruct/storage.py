@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,16 @@ MAX_JSON_BYTES = 256 * 1024 * 1024
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name only once it is whole and on the disk; a fault leaves what was there before."""
+    """A file that takes its name only once it is whole and on the disk; a fault leaves what was there before.
+
+    A link is followed. A device, a pipe or a socket is written into as it is, since a file must never take its place.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _through(path) as file:
+            yield file
+        return
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
@@ -36,6 +46,40 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+@contextlib.contextmanager
+def _through(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes its name only once everything is in it; a fault leaves nothing.
+
+    Errors: RunFolderError where there is something of that name already, other than an empty folder.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"cannot write {path}: it is there already; choose another name with --output")
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield made
+        if path.exists():
+            path.rmdir()
+        made.chmod(0o777 & ~_umask())
+        made.rename(path)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise

@@ -71,6 +71,21 @@ def test_atomic_write(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None]} and os.listdir(tmp_path) == ["f.json"]
 
 
+def test_a_pipe_is_written_into(tmp_path: Path) -> None:
+    """What is no file stays what it is: a pipe gets the bytes, and so does a link to it; a link to a file is followed."""
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    for name, target in ((link, pipe), (tmp_path / "other", file)):
+        name.symlink_to(target)
+    for path in (pipe, link):
+        end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        storage.write_text(path, "some text")
+        assert os.read(end, 100) == b"some text" and pipe.is_fifo() and link.is_symlink()
+        os.close(end)
+    storage.write_text(tmp_path / "other", "more")
+    assert file.read_text() == "more" and (tmp_path / "other").is_symlink()
+
+
 def test_nothing_is_overwritten_in_silence(finished: Path) -> None:
     """A finished run needs --force, an unfinished one --resume or --force, foreign files another folder."""
     folder = RunFolder(finished)

@@ -21,7 +21,7 @@ def test_hidden_units() -> None:
     chance = torch.sigmoid(v.float() @ model.weight.detach()[:, 0]).reshape(-1)
     mine = found["h"]
     torch.testing.assert_close(mine.mean[:, 1].float(), chance)
-    assert torch.equal(mine.mode, (chance > 0.5).long())
+    assert torch.equal(mine.map, (chance > 0.5).long())
     entropy = torch.distributions.Bernoulli(chance).entropy()
     torch.testing.assert_close(mine.spread.float(), entropy, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mine.samples.float().mean(0), chance, atol=0.05, rtol=0)
@@ -41,7 +41,7 @@ def test_two_layers() -> None:
     torch.testing.assert_close(found["h"].mean[:, 1], weights @ states[:, :2].double(), atol=0.02, rtol=0)
     torch.testing.assert_close(found["g"].mean[:, 1], weights @ states[:, 2:].double(), atol=0.02, rtol=0)
     best = states[energy.argmin()]
-    assert torch.equal(torch.cat([found["h"].mode, found["g"].mode]), best)
+    assert torch.equal(torch.cat([found["h"].map, found["g"].map]), best)
 
 
 def deep(generator: torch.Generator) -> es.FactorGraph:
@@ -81,6 +81,6 @@ def test_continuous_latents() -> None:
     found = latent_posterior(graph, seen)["x"]
     assert found.exact and found.samples.shape == (0, 2, 1)
     torch.testing.assert_close(found.mean, 0.8 * seen["y"])
-    torch.testing.assert_close(found.mode, 0.8 * seen["y"])
+    torch.testing.assert_close(found.map, 0.8 * seen["y"])
     assert found.spread.flatten().tolist() == pytest.approx([5**-0.5] * 2)
     assert latent_posterior(graph, es.Assignment({**seen.values, "x": seen["y"]})) == {}

@@ -108,6 +108,8 @@ def plugins(arguments: argparse.Namespace) -> None:
 
 def _input(given: str) -> str:
     """The raw text meant by an argument: itself, a file's, or standard input's."""
+    if not given.strip():
+        return given
     if given == "-":
         raw, name = sys.stdin.buffer.read(), "standard input"
     else:

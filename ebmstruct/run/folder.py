@@ -198,7 +198,8 @@ class RunFolder:
         data = self.checked(SCHEMA, manifest) if manifest is not None else storage.read_bytes(path, limit)
         values = storage.parse_json(data, path)
         tensors: dict[str, Tensor] = {}
-        if (self.path / SCHEMA_TENSORS).is_file():
+        written = manifest is not None and SCHEMA_TENSORS in manifest.get("files", {})
+        if written or (self.path / SCHEMA_TENSORS).is_file():
             name = SCHEMA_TENSORS
             raw = self.checked(name, manifest) if manifest is not None else storage.read_bytes(self.path / name)
             tensors = parse_tensors(raw, self.path / name)

@@ -100,12 +100,12 @@ def generate(
     if not path.parent.exists():
         if output is not None:
             raise DataError(f"there is no folder {path.parent} for --output {path}; make it, or choose another")
-        path.parent.mkdir()
+        _make(path.parent)
     kept: list[Any] = []
     energy: list[float] = []
     parts = _told(_drawn(predictor, x, count, seed), count, tell)
     task.write(_keeping(parts, kept, energy), path, predictor.schema)
-    page = path.with_name(f"{path.stem}.quality.html")
+    page = _page(Path(run), path, seed)
     for stale in (page, page.with_suffix(".json")):  # of records that stood there before
         stale.unlink(missing_ok=True)
     if not judge:
@@ -133,6 +133,21 @@ def _own_path(folder: Path, seed: int, given: Sequence[str], suffix: str) -> Pat
         return folder / f"{stem}{suffix}"
     names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
     return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _page(run: Path, path: Path, seed: int) -> Path:
+    """Where the quality report goes: beside the records; into the run folder where these went into a pipe or a device."""
+    if path.is_file() or path.is_dir():
+        return path.with_name(f"{path.stem}.quality.html")
+    _make(run / GENERATED)
+    return run / GENERATED / f"seed-{seed}.quality.html"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage.cannot_write(folder, error) from error
 
 
 def _drawn(predictor: Predictor, x: Mapping[str, Any], count: int, seed: int) -> Iterator[Drawn]:

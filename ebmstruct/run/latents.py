@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from ebmstruct import storage
 from ebmstruct.errors import DataError
+from ebmstruct.extend.generative import Generative
 from ebmstruct.extend.task import Example
 from ebmstruct.graph import Discrete, FactorGraph
 from ebmstruct.inference.latent.posterior import LatentBlock, latent_blocks, latent_posterior
@@ -119,7 +120,9 @@ def _of_batch(
             found = closed(graph, target, num_samples=num_samples, generator=generator)
             blocks = [_closed(found, i) for i in range(len(part))]
         else:
-            found = latent_posterior(graph, target, num_samples=num_samples, generator=generator)
+            task = predictor.task
+            solver = task.answering(predictor.solver) if isinstance(task, Generative) else None
+            found = latent_posterior(graph, target, num_samples=num_samples, solver=solver, generator=generator)
             blocks = [{n: _of(graph, n, block, i) for n, block in found.items()} for i in range(len(part))]
     if not blocks or not blocks[0]:
         raise DataError(
@@ -140,7 +143,7 @@ def _of(graph: FactorGraph, name: str, block: LatentBlock, instance: int) -> Lat
     discrete = isinstance(graph.variables[name].domain, Discrete)
     mean = _array(block.mean[begin:end]) if discrete else own(block.mean)
     samples = _array(block.samples[:, begin:end])
-    return Latent(own(block.mode), mean, own(block.spread), samples)
+    return Latent(own(block.map), mean, own(block.spread), samples)
 
 
 def _closed(found: dict[str, Posterior], instance: int) -> dict[str, Latent]:

@@ -43,5 +43,16 @@ def _built(term: EnergyTerm, schema: Any) -> Any:
         return term.build(schema)
     except EbmstructError:
         raise
+    except AttributeError as error:
+        if error.obj is not schema:
+            raise _fault(term, error) from error
+        raise PluginError(
+            f"energy {term.name} does not fit this task: it asks for {error.name!r} of the records, which "
+            f"{type(schema).__name__} does not have; take an energy that is for such records"
+        ) from error
     except Exception as error:  # a plugin's own fault, or an option that it refuses in its own way
-        raise PluginError(f"energy {term.name} could not be built: {type(error).__name__}: {error}") from error
+        raise _fault(term, error) from error
+
+
+def _fault(term: EnergyTerm, error: Exception) -> PluginError:
+    return PluginError(f"energy {term.name} could not be built: {type(error).__name__}: {error}")

@@ -28,6 +28,7 @@ from ebmstruct.run.logs import RunLog
 from ebmstruct.run.models import build_model
 from ebmstruct.run.posterior import with_posterior
 from ebmstruct.run.predictor import Predictor
+from ebmstruct.run.preflight import check_loss, check_sampler
 from ebmstruct.run.spec import RunConfig
 
 if TYPE_CHECKING:
@@ -98,11 +99,12 @@ def run(
         schema = _resumed_schema(folder, config, data) if resume else _fitted_schema(config, data.splits["train"])
         model = build_model(config.energies, schema, seed=getattr(config.train, "seed", 0))
         take_weights(model, config.energies)
-        _check_loss(config, model, schema, data.splits["train"])
         evaluation = config.evaluation
         predictor = Predictor(
             config.task, schema, model, config.solver, evaluation.budget, batch_size=evaluation.batch_size
         )
+        check_loss(config, predictor, data.splits["train"][0])
+        check_sampler(config, predictor)
         with folder.locked():
             if not resume:
                 folder.begin(dumped(config.resolved), schema, _data_facts(data))
@@ -178,21 +180,6 @@ def _resumed_schema(folder: RunFolder, config: RunConfig, data: _Data) -> Schema
     if storage.read_json(folder.path / files.DATA) != storage.plain(_data_facts(data)):
         raise RunFolderError(f"the data are not those with which {folder.path} was begun; start again with --force")
     return folder.read_schema(config.task)
-
-
-def _check_loss(config: RunConfig, model: EnergyModel, schema: Schema, train: Sequence[Example]) -> None:
-    """LossRefusal, before anything is written, where the loss does not take the graph of the first example."""
-    import torch
-
-    from ebmstruct.errors import LossRefusal
-
-    model.eval()
-    with torch.no_grad():
-        graph = model.graph([train[0].x])
-        reason = config.loss.refuse(graph, config.task.encode([train[0].y], graph, schema))
-    model.train()
-    if reason is not None:
-        raise LossRefusal(f"{config.place('loss')}: {config.loss.name} cannot be used with these energies: {reason}")
 
 
 def _same(resolved: Mapping[str, Any], key: str) -> Any:

@@ -184,8 +184,8 @@ def test_drawings_by_hand() -> None:
     assert red[cell, 0].tolist() == [200] * 3 and red[-1, -1].tolist() == [255] * 3
     rows = [np.array([[0.0, 1, 0, 0], [1, 1, 1, 1]]), np.array([[0.0, 0, 0, 0.5], [9, 9, 9, 9]])]
     drawn = sheet(rows, (2, 2), title="t").pixels
-    assert drawn.shape == (2 + 2 + 2, 2 + 1 + 2, 3) and drawn[0, :2, 0].tolist() == [0, 255]
-    assert drawn[5, 1, 0] == 127.5 and drawn[5, 4, 0] == 255
+    assert drawn.shape == (2 * (1 + 2 + 1), 1 + 2 + 1 + 2 + 1, 3) and drawn[1, 1:3, 0].tolist() == [0, 255]
+    assert drawn[6, 2, 0] == 128 and drawn[6, 5, 0] == 255
     assert beside([np.zeros((2, 1, 3)), np.zeros((2, 3, 3))], gap=2).shape == (2, 6, 3)
 
 

@@ -102,6 +102,7 @@ def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("--given", "prefix=q"): "the training data never has 'q'",
         ("--given", "suffix=a"): "legal are length=N, prefix=TEXT and pattern=TEXT",
         ("--given", "length=0"): "a whole number of at least 1",
+        ("--given", "pattern=a??d", "--given", "prefix=b"): "leave one of them out",
         ("--given", "prefix=abababababab"): "no training sequence is as long",
         ("-o", str(missing)): "there is no folder",
     }.items():

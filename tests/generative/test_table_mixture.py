@@ -158,6 +158,21 @@ def test_the_least_energy_is_least() -> None:
     assert float(found.assignment[NUMBERS][0]) == 0.5
 
 
+def test_marginals_are_those_of_the_engine() -> None:
+    """Means, variances and beliefs agree with sums over clusters of Gaussian integrals, which the core computes too."""
+    model = _model()
+    states, known = torch.tensor([1, 2, 0, 1]), torch.tensor([True, False, True, True])
+    numbers = torch.tensor([[0.3], [0.0], [0.2], [0.1]])
+    for seen in (Assignment({CATEGORY: states, NUMBERS: numbers}, {NUMBERS: known}), Assignment({CATEGORY: states})):
+        graph = model.graph([{}, {}]).condition(seen)
+        ours, theirs = marginals(graph, Clusters()), marginals(graph)
+        assert theirs.solver != ours.solver and theirs.exact
+        torch.testing.assert_close(ours.beliefs[CLUSTER], theirs.beliefs[CLUSTER], atol=1e-5, rtol=0)
+        for name in ("means", "covariances"):
+            one, other = (getattr(m, name)[NUMBERS].double() for m in (ours, theirs))
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_batch_equals_loop() -> None:
     """Rows with different cells missing give the same log partitions together as one by one."""
     model = _model()

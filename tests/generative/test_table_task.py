@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from ebmstruct.errors import DataError
 from ebmstruct.run.drawing import draws
 from ebmstruct.run.generating import generate
 from ebmstruct.run.predictor import Predictor, load
+from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.made import customers
 from ebmstruct_generative.tables.schema import fitted
 from ebmstruct_generative.tables.table import Row, joined
@@ -70,6 +72,16 @@ def test_the_same_seed_gives_the_same_rows(run: Path) -> None:
     predictor = load(run)
     first, again, other = (list(map(dict, _rows(predictor, 20, seed=s))) for s in (1, 1, 2))
     assert first == again and first != other
+
+
+@pytest.mark.parametrize("given", ["bill=51.37", "joined=2016-03-05", "age=31"])
+def test_given_numbers_are_kept_to_the_last_digit(run: Path, given: str) -> None:
+    """The model knows numbers to some precision; drawn and completed rows have what was given all the same."""
+    name, _, value = given.partition("=")
+    predictor = load(run)
+    assert {str(r[name]) for r in _rows(predictor, 20, given)} == {value}
+    found = predictor.predict_text(f"{name}\n{value}\n")[0]
+    assert str(predictor.task.record(found.x, found.output)["row"][name]) == value
 
 
 @pytest.mark.parametrize(
@@ -147,6 +159,16 @@ def test_a_run_tells_its_measures(run: Path) -> None:
     found = json.loads((run / "metrics.json").read_text())["splits"]["test"]
     assert 0.5 < found["fidelity"] <= 1 and 0.5 < found["nearest_ratio"] < 2 and found["column_shapes"] > 0.8
     assert "Rows that were drawn" in (run / "report.html").read_text()
+
+
+def test_fidelity_finds_copies_among_many_training_rows() -> None:
+    """Rows that copy training rows have no fidelity, wherever in the training data they stand; unseen rows have much."""
+    table = customers(2600)
+    train, real, new = (table.take(np.arange(a, b)) for a, b in ((0, 2000), (2000, 2300), (2300, 2600)))
+    copied = measures(train, real, train.take(np.arange(1, 600, 2)))
+    assert copied["nearest_ratio"] == 0 and copied["fidelity"] == 0 and copied["coverage"] > 0.8
+    assert measures(train, real, new)["fidelity"] > 0.7
+    assert measures(train, real.take(np.arange(1)), new)["coverage"] == 0.0
 
 
 def test_other_energies_take_tables(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ROUNDS = 100
 class LatentBlock:
     """The posterior of one latent block, n sites in the order of the graph's.
 
-    mode: (n,) long or (n, d), of the least energy that was found over all unknown sites together.
+    map: (n,) long or (n, d), the most probable values: of the least energy found over all unknown sites together.
     mean: (n, K) probabilities of the states of a discrete block, or (n, d) means.
     spread: (n,) entropies in nats, or (n, d) standard deviations: how unsure the value is.
     samples: (S, n) or (S, n, d), draws from the joint posterior; S may be 0.
@@ -35,7 +35,7 @@ class LatentBlock:
     solver: what found the means.
     """
 
-    mode: Tensor
+    map: Tensor
     mean: Tensor
     spread: Tensor
     samples: Tensor
@@ -68,7 +68,8 @@ def latent_posterior(
 
     Exact where the engine is: tables of small width, Gaussians and mixtures, hidden units given the visible ones. Elsewhere
     means and spreads are those of Gibbs sweeps, or of draws of whatever samples the graph, and say so.
-    solver: what computes marginals and draws, where it takes the graph; the engine chooses without it.
+    solver: what computes marginals and draws, and the most probable values where it finds minima; the engine chooses
+    without it.
     budget: of each of the three questions asked.  Errors: SolverRefusal where no solver draws from the graph either.
     """
     names = latent_blocks(graph, target)
@@ -82,20 +83,20 @@ def latent_posterior(
         found = _marginals(held, chosen, budget, generator)
         draws: dict[str, Tensor] = {}
         sampled_exactly = False
-        missing = found is None or any(n not in found.beliefs and n not in found.means for n in names)
+        missing = not all(_told(found, n) for n in names)
         if num_samples or missing:
             drawn = sample(
                 held, chosen, num_samples=max(num_samples, DRAWS if missing else 1), budget=budget, generator=generator,
                 quiet=True,
             )  # fmt: skip
             draws, sampled_exactly = dict(drawn.values), drawn.exact
-        mode = _mode_of_layers(layers, found) if layers is not None else minimize(held, budget=budget).assignment
+        most = _map_of_layers(layers, found) if layers is not None else _map(held, solver, budget)
         out = {}
         for name in names:
             mean, spread, exact = _summary(held, name, found, draws)
-            samples = draws[name][:num_samples] if num_samples else mode[name].new_zeros(0, *mode[name].shape)
+            samples = draws[name][:num_samples] if num_samples else most[name].new_zeros(0, *most[name].shape)
             by = found.solver if found is not None and exact is not None else drawn.solver
-            out[name] = LatentBlock(mode[name], mean, spread, samples, bool(exact), sampled_exactly, by)
+            out[name] = LatentBlock(most[name], mean, spread, samples, bool(exact), sampled_exactly, by)
         return out
 
 
@@ -107,6 +108,19 @@ def _marginals(
         return marginals(graph, solver, budget=budget, generator=generator)
     except SolverRefusal:
         return None
+
+
+def _told(found: Marginals | None, name: str) -> bool:
+    """Whether marginals say of a block how sure it is: probabilities, or means with covariances."""
+    return found is not None and (name in found.beliefs or (name in found.means and name in found.covariances))
+
+
+def _map(graph: FactorGraph, solver: Solver | None, budget: Budget | None) -> Assignment:
+    """The most probable values, by the solver where it finds minima."""
+    try:
+        return minimize(graph, solver, budget=budget).assignment
+    except SolverRefusal:
+        return minimize(graph, budget=budget).assignment
 
 
 def _summary(
@@ -122,14 +136,14 @@ def _summary(
             states = torch.arange(block.discrete.largest)
             chance = (draws[name][..., None] == states).double().mean(0)
         return chance, -torch.special.xlogy(chance, chance).sum(1), exact
-    if found is not None and name in found.means and name in found.covariances:
+    if found is not None and _told(found, name):
         variance = found.covariances[name].diagonal(dim1=1, dim2=2)
         return found.means[name], variance.clamp(min=0).sqrt(), found.exact
     value = draws[name]
     return value.mean(0), value.std(0), None
 
 
-def _mode_of_layers(layers: LayeredSweeps, found: Marginals | None) -> Assignment:
+def _map_of_layers(layers: LayeredSweeps, found: Marginals | None) -> Assignment:
     """Values at which no layer can be improved alone, from the most probable states; exact where layers are apart."""
     graph = layers.graph
     zero = {n: torch.zeros(1, v.num_sites, dtype=torch.long) for n, v in graph.variables.items()}

@@ -15,8 +15,8 @@ from ebmstruct.extend import Chart, Evaluation, Picture, Section, Table
 from ebmstruct_generative.images.novelty import HELD_OUT, auroc, name_of, other_pictures, picture_energies
 from ebmstruct_generative.images.schema import CLASS, CLASS_PART, IMAGE_PART, ImageSchema, stacked
 from ebmstruct_generative.images.scores import LEAST, calibration_error
-from ebmstruct_generative.images.sheets import grid, in_rows, scale_of, side_by_side
 from ebmstruct_generative.quality import nearest_record
+from ebmstruct_generative.sheets import PAPER, grid, in_rows, scale_of, side_by_side
 
 if TYPE_CHECKING:
     from ebmstruct_generative.images.task import Images
@@ -61,7 +61,7 @@ def _sheet(real: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]
             rows = [[r for r in records if r.get(CLASS_PART) == n][:EACH] for n in names]
         else:
             rows = [list(records[i * EACH : (i + 1) * EACH]) for i in range(min(EACH, max(1, len(records) // EACH)))]
-        blank = np.full((1, *schema.size), 236, np.uint8)
+        blank = np.full((1, *schema.size), PAPER, np.uint8)
         parts.append(in_rows([schema.bytes_of(stacked(r)) if r else blank for r in rows]))
     pixels = side_by_side(parts)
     note = "Left: pictures that the model has not seen. Right: drawn ones, none chosen by hand."

@@ -16,6 +16,7 @@ from torch import Generator
 from ebmstruct import Assignment, Budget, EnergyModel, Example, FactorGraph, Solver, marginals
 from ebmstruct.errors import DataError, SolverRefusal
 from ebmstruct.extend import Evaluation, Generative, Inference, Section
+from ebmstruct.storage import file_sha256
 from ebmstruct_generative.images import given as parts
 from ebmstruct_generative.images.files import ENDINGS, read_picture
 from ebmstruct_generative.images.layout import all_known, record_block
@@ -293,8 +294,13 @@ class Images(Generative):
     def read(self, raw: str) -> list[Any]:
         """The pictures of a file or a folder, by its path."""
         path = Path(raw.strip())
-        if not path.exists():
-            raise DataError(f"{raw.strip()}: there is no such picture; give the path of a file or a folder of them")
+        try:
+            there = bool(raw.strip()) and path.exists()
+        except (OSError, ValueError):  # a long text, or one with a NUL, is no path
+            there = False
+        if not there:
+            shown = raw.strip() if len(raw) < 200 else raw.strip()[:200] + " ..."
+            raise DataError(f"{shown!r}: there is no such picture; give the path of a file or a folder of them")
         if not path.is_dir():
             return [{FILE_PART: read_picture(path), "name": path.name}]
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)
@@ -321,12 +327,10 @@ class Images(Generative):
         return ", ".join(told).replace(":,", ":", 1) or "a picture"
 
     def provenance(self) -> dict[str, Any]:
-        import hashlib
-
         files = self.source.files
         if len(files) > 1000:
             return {"data": self.data, "pictures": len(files), "skipped": list(self.source.skipped[:100])}
-        sums = {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        sums = {str(f): file_sha256(f) for f in files}
         return {"data": self.data, "files": sums, "skipped": list(self.source.skipped[:100])}
 
 

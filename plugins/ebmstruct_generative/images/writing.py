@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ebmstruct import storage
-from ebmstruct.errors import RunFolderError
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.images.schema import CLASS_PART, ImageSchema, stacked
-from ebmstruct_generative.images.sheets import grid
+from ebmstruct_generative.sheets import grid, png
 
 SHEET = 400
 """Pictures on a sheet; more do not fit a page."""
@@ -30,6 +27,10 @@ def written(records: Iterable[Mapping[str, Any]], path: Path, schema: ImageSchem
     ``-idx3-ubyte``, ``.idx``, each also with ``.gz``: bytes in MNIST's format, labels beside.  Anything else: a folder of
     PNG files, in subfolders by class where classes are known. Errors: RunFolderError where it cannot be written.
     """
+    idx = path.name.removesuffix(".gz").endswith(("-ubyte", ".idx"))
+    check_ending(
+        path, (".npz", ".png", ".idx", *([".gz"] if idx else [])), "a name without an ending for a folder of pictures"
+    )
     name = path.name.removesuffix(".gz")
     if path.suffix == ".npz":
         _npz(list(records), path)
@@ -39,15 +40,6 @@ def written(records: Iterable[Mapping[str, Any]], path: Path, schema: ImageSchem
         _idx(list(records), path, schema)
     else:
         _folder(records, path, schema)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG file of (H, W) or (H, W, 3) bytes."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
-    return file.getvalue()
 
 
 def _npz(records: list[Mapping[str, Any]], path: Path) -> None:
@@ -95,27 +87,12 @@ def _idx_bytes(array: np.ndarray, path: Path) -> bytes:
 
 def _folder(records: Iterable[Mapping[str, Any]], path: Path, schema: ImageSchema) -> None:
     """A new folder, which takes its name once all pictures are in it."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(f"cannot write {path}: it is there already; choose another name with --output")
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise storage.cannot_write(path, error) from error
-    try:
+    with storage.atomic_folder(path) as made:
         for i, record in enumerate(records):
             name = record.get(CLASS_PART)
-            folder = temporary if name is None else temporary / re.sub(r"[^\w.-]|^\.+", "_", str(name))
+            folder = made if name is None else made / re.sub(r"[^\w.-]|^\.+", "_", str(name))
             folder.mkdir(exist_ok=True)
             (folder / f"{i:06d}.png").write_bytes(png(schema.bytes_of(np.asarray(record["pixels"]))))
-        if path.exists():
-            path.rmdir()
-        temporary.chmod(0o755)
-        temporary.rename(path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise storage.cannot_write(path, error) from error
-        raise
 
 
 def _classes(records: list[Mapping[str, Any]]) -> list[str] | None:

@@ -12,6 +12,7 @@ from ebmstruct.energies import EnergyModel
 from ebmstruct.extend import Chart, Evaluation, Picture, Section, Table
 from ebmstruct_generative.patches.gabor import Gabors, fitted
 from ebmstruct_generative.patches.schema import PatchSchema
+from ebmstruct_generative.sheets import grid, side_by_side
 
 SHOWN = 60
 """Patches of each kind in the picture."""
@@ -67,19 +68,13 @@ def columns(count: int) -> int:
 
 
 def sheet(tiles: np.ndarray, wide: int, *, each: bool = True) -> np.ndarray:
-    """(H, W) grey pixels of tiles (n, s, s), ``wide`` in a row, 0 being grey.
+    """(H, W, 3) bytes of tiles (n, s, s), ``wide`` in a row, 0 being grey.
 
     each: every tile has its own contrast; else -1 is black and 1 white in all.
     """
-    count, size = tiles.shape[:2]
     largest = np.maximum(np.abs(tiles).max((1, 2), keepdims=True), 1e-12) if each else 1.0
     scaled = GREY + 127 * np.clip(tiles / largest, -1, 1)
-    high, step = -(-count // wide), size + 1
-    out = np.full((high * step + 1, wide * step + 1), 255.0)
-    for i, tile in enumerate(scaled):
-        row, column = divmod(i, wide)
-        out[row * step + 1 : row * step + 1 + size, column * step + 1 : column * step + 1 + size] = tile
-    return out
+    return grid(np.rint(scaled).astype(np.uint8), wide)
 
 
 def _sheets(basis: Tensor, looks: Tensor) -> list[Section]:
@@ -154,10 +149,7 @@ def _histogram(title: str, label: str, series: dict[str, Any], note: str = "") -
 def _beside(real: np.ndarray, drawn: np.ndarray) -> Picture:
     largest = max(float(np.quantile(np.abs(real), 0.99)), 1e-12)
     sides = [sheet(np.clip(side[:SHOWN] / largest, -1, 1), WIDE, each=False) for side in (real, drawn)]
-    high = max(side.shape[0] for side in sides)
-    sides = [np.pad(side, ((0, high - side.shape[0]), (0, 0)), constant_values=255.0) for side in sides]
-    gap = np.full((high, real.shape[1]), 255.0)
     return Picture(
-        "Patches: real on the left, drawn on the right", np.concatenate([sides[0], gap, sides[1]], 1), 3,
+        "Patches: real on the left, drawn on the right", side_by_side(sides), 3,
         "Log intensities less their mean, all with one contrast.",
     )  # fmt: skip

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ebmstruct.errors import DataError, PluginError
+from ebmstruct_generative.images.files import ENDINGS, read_picture
 
 PHOTOGRAPHS = "photographs"
 SHIPPED = ("camera", "brick", "grass", "gravel", "coins", "moon", "astronaut", "chelsea")
 """Photographs of ``skimage.data`` that its wheel holds, so that nothing is downloaded."""
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ def photographs(data: str) -> list[Photograph]:
         return _shipped()
     path = Path(data).expanduser()
     if path.is_file():
-        return [_read(path)]
+        return [Photograph(path.name, grey(read_picture(path)), path)]
     if not path.is_dir():
         raise DataError(
             f"{path}: there is no such file or folder; legal are {PHOTOGRAPHS!r}, and the path of a picture or of a folder "
@@ -41,7 +41,7 @@ def photographs(data: str) -> list[Photograph]:
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
     if not files:
         raise DataError(f"{path}: holds no picture; their names end in {', '.join(ENDINGS)}")
-    return [_read(file) for file in files]
+    return [Photograph(file.name, grey(read_picture(file)), file) for file in files]
 
 
 def _shipped() -> list[Photograph]:
@@ -61,20 +61,6 @@ def _libraries() -> tuple[Any, Callable[[], Any]]:
             "the photographs come with scikit-image and scikit-learn; pip install 'ebmstruct[generative]' brings both"
         ) from None
     return data, load_sample_images
-
-
-def _read(path: Path) -> Photograph:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise PluginError("pictures are read by pillow; pip install 'ebmstruct[generative]' brings it") from None
-    try:
-        with Image.open(path) as image:
-            return Photograph(path.name, grey(np.asarray(image.convert("RGB"))), path)
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as fault:
-        raise DataError(
-            f"{path}: cannot be read as a picture ({fault}); mend it or take it out of the folder"
-        ) from fault
 
 
 def grey(image: np.ndarray) -> np.ndarray:

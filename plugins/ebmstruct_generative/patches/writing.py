@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ebmstruct import storage
-from ebmstruct.errors import RunFolderError
+from ebmstruct_generative.endings import check_ending
+from ebmstruct_generative.sheets import png
 
 BRIGHTNESS = 110.0
 """The intensity that a patch's mean log intensity becomes in a picture."""
@@ -24,43 +22,22 @@ def written(records: Iterable[Any], path: Path, size: int) -> None:
 
     Errors: RunFolderError where the place is taken or cannot be written.
     """
+    check_ending(path, (".npz",), "a name without an ending for a folder of pictures")
     if path.suffix == ".npz":
         stacked = np.asarray(list(records), dtype=np.float32).reshape(-1, size, size)
-        file = io.BytesIO()
-        np.savez_compressed(file, patches=stacked)
-        storage.write_bytes(path, file.getvalue())
+        with storage.atomic(path) as file:
+            np.savez_compressed(file, allow_pickle=False, patches=stacked)
         return
-    if path.exists():
-        raise RunFolderError(f"{path} is there already; name a new folder, or a file that ends in .npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise storage.cannot_write(path, error) from error
-    try:
+    with storage.atomic_folder(path) as made:
         for i, record in enumerate(records):
-            (made / f"{i + 1:06d}.png").write_bytes(png(np.asarray(record, dtype=np.float64)))
-        made.chmod(0o755)
-        made.rename(path)
-    except OSError as error:
-        raise storage.cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+            pixels = intensities(np.asarray(record, dtype=np.float64))
+            (made / f"{i + 1:06d}.png").write_bytes(png(pixels))
 
 
 def intensities(patch: np.ndarray) -> np.ndarray:
     """(s, s) bytes of a patch of log intensities, as a photograph of mean brightness would hold them."""
     pixels = (BRIGHTNESS + 1) * np.exp(np.clip(patch, -20, 20)) - 1
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-
-
-def png(patch: np.ndarray) -> bytes:
-    """A PNG file of a patch."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(intensities(patch)).save(file, format="PNG")
-    return file.getvalue()
 
 
 def drawn_in_text(patch: Any) -> str:

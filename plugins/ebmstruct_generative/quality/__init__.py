@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebmstruct_generative.quality.assessment import quality_report
+from ebmstruct_generative.quality.assessment import as_vectors, quality_report
 from ebmstruct_generative.quality.classifier import classifier_accuracy, train_on_synthetic
 from ebmstruct_generative.quality.column_measures import adherence, column_shapes, coverage, missing_similarity
 from ebmstruct_generative.quality.columns import CATEGORY, NUMBER, Columns, aligned, vectors
@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "adherence",
     "aligned",
+    "as_vectors",
     "classifier_accuracy",
     "column_pairs",
     "column_shapes",

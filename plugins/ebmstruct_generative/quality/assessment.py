@@ -78,7 +78,7 @@ def quality_report(
         return _json(out | {"verdicts": verdicts(out)})
     measures: dict[str, dict[str, Any]] = {}
     out["measures"] = measures
-    measures |= _vector_measures(out, *_as_vectors(real, kept, train, seed), rows, trees, seed)
+    measures |= _vector_measures(out, *as_vectors(real, kept, train, seed=seed), rows, trees, seed)
     if isinstance(real, Columns):
         assert isinstance(kept, Columns) and (train is None or isinstance(train, Columns))
         measures |= _table_measures(out, real, kept, train, target, trees, seed)
@@ -101,10 +101,10 @@ def _finite(generated: Records) -> tuple[Records, float]:
     return array[fine], float(fine.mean()) if len(array) else 0.0
 
 
-def _as_vectors(
-    real: Records, generated: Records, train: Records | None, seed: int
+def as_vectors(
+    real: Records, generated: Records, train: Records | None = None, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """All as arrays; tables are scaled by the training records, or by the real ones without."""
+    """All as arrays, of many a random part; tables are scaled by the training records, or by the real ones without."""
     given = [_bounded(real, _ROWS, seed), _bounded(generated, _ROWS, seed + 1)]
     given += [] if train is None else [_bounded(train, _TRAIN_ROWS, seed + 2)]
     tables = [one for one in given if isinstance(one, Columns)]

@@ -163,12 +163,13 @@ def vectors(reference: Columns, *tables: Columns) -> list[np.ndarray]:
 
 def _standardised(reference: np.ndarray, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     present = reference[np.isfinite(reference)]
-    mean = present.mean() if len(present) else 0.0
-    spread = (present.std(ddof=1) if len(present) > 1 else 0.0) or 1.0
+    unit = float(np.abs(present).max(initial=0.0)) or 1.0  # squares of the largest numbers would overflow
+    mean = (present / unit).mean() if len(present) else 0.0
+    spread = ((present / unit).std(ddof=1) if len(present) > 1 else 0.0) or 1.0 / unit
     gaps = any(np.isnan(array).any() for array in arrays)
     out = []
     for array in arrays:
-        scaled = (array - mean) / (spread + 1e-9)
+        scaled = (array / unit - mean) / (spread + 1e-12)
         columns = [np.where(np.isnan(array), 0.0, scaled)]
         out.append(np.stack([*columns, np.isnan(array).astype(float)] if gaps else columns, 1))
     return out

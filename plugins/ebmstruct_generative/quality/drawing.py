@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ebmstruct.extend import Picture
+from ebmstruct_generative.sheets import PAPER, in_rows, scale_of
 
-_GAP = 2
-_PAPER = 235.0
 _HOT, _COLD = np.array([178.0, 24.0, 43.0]), np.array([33.0, 102.0, 172.0])
 _DARK = np.array([16.0, 42.0, 92.0])
 
@@ -58,12 +57,10 @@ def sheet(rows: Sequence[np.ndarray], shape: tuple[int, ...], *, title: str, not
     scale = 255 / (high - low) if high > low else 1.0
     lines = []
     for row in rows:
-        tiles = np.clip((row - low) * scale, 0, 255).reshape(-1, channels, height, width)
-        tiles = np.repeat(tiles, 3, 1) if channels == 1 else tiles[:, :3]
-        lines.append(beside([tile.transpose(1, 2, 0) for tile in tiles], gap=1))
-    stacked = [line.transpose(1, 0, 2) for line in lines]
-    pixels = beside(stacked, gap=_GAP).transpose(1, 0, 2)
-    return Picture(title, pixels, scale=max(1, min(6, 900 // pixels.shape[1])), note=note)
+        tiles = np.rint(np.clip((row - low) * scale, 0, 255)).astype(np.uint8).reshape(-1, channels, height, width)
+        lines.append(tiles[:, 0] if channels == 1 else tiles[:, :3].transpose(0, 2, 3, 1))
+    pixels = in_rows(lines)
+    return Picture(title, pixels, scale=scale_of(pixels), note=note)
 
 
 def beside(panels: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
@@ -72,6 +69,6 @@ def beside(panels: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
     out: list[Any] = []
     for panel in panels:
         if out:
-            out.append(np.full((height, gap, 3), _PAPER))
+            out.append(np.full((height, gap, 3), float(PAPER)))
         out.append(panel)
     return np.concatenate(out, 1)

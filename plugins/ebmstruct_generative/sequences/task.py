@@ -16,6 +16,7 @@ from torch import Generator
 from ebmstruct import Assignment, DataError, EnergyModel, Example, FactorGraph
 from ebmstruct.extend import Evaluation, Generative, Section
 from ebmstruct.storage import atomic, file_sha256
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.sequences.made import made_lines
 from ebmstruct_generative.sequences.measures import sequence_figures, sequence_score
 from ebmstruct_generative.sequences.schema import SYMBOLS, SequenceSchema, fitted
@@ -126,8 +127,8 @@ class Sequences(Generative):
             if not equals or part not in ("length", "prefix", "pattern"):
                 raise DataError(f"--given {text}: legal are length=N, prefix=TEXT and pattern=TEXT (? for any symbol)")
             if part == "length":
-                if not value.isdigit() or int(value) < 1:
-                    raise DataError(f"--given {text}: the length is a whole number of at least 1")
+                if not (value.isascii() and value.isdigit() and len(value) < 7 and int(value) > 0):
+                    raise DataError(f"--given {text}: the length is a whole number from 1 to 999999")
                 found["length"] = int(value)
                 continue
             symbols = self._cut(value)
@@ -136,6 +137,8 @@ class Sequences(Generative):
                 said = f"the training data never has {', '.join(map(repr, strange))}" if strange else "it is empty"
                 raise DataError(f"--given {text}: {said}; symbols are {_some(schema.symbols)}")
             found[part] = symbols
+        if "pattern" in found and "prefix" in found:
+            raise DataError("a pattern says how a sequence begins, and a prefix is given too; leave one of them out")
         known = len(found.get("pattern", ())) or found.get("length")
         if "pattern" in found and found.get("length", known) != known:
             raise DataError(
@@ -177,6 +180,7 @@ class Sequences(Generative):
 
     def write(self, records: Iterable[Any], path: Path, schema: Any) -> None:
         """One sequence a line."""
+        check_ending(path, (".txt",), "any other name, for a sequence a line")
         with atomic(path) as file:
             for record in records:
                 file.write((self._joined(record) + "\n").encode("utf-8"))

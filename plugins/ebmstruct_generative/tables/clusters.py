@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ebmstruct import Assignment, FactorGraph, Solver, TableFactor
 from ebmstruct.inference import Ask, Budget, Marginals, Query, Result, Samples, Status
 from ebmstruct.inference.result import Answer
-from ebmstruct_generative.tables.gaussians import ClusterGaussian, Gaussians
+from ebmstruct_generative.tables.gaussians import ClusterGaussian, Gaussians, patterns
 from ebmstruct_generative.tables.layout import CATEGORY, CLUSTER, NUMBERS
 
 
@@ -64,8 +64,8 @@ class Clusters(Solver):
             if query.ask is Ask.LOG_PARTITION:
                 return Marginals({}, log_z, True, status, self.name)
             if query.ask is Ask.MARGINALS:
-                beliefs, means = view.marginals()
-                return Marginals(beliefs, log_z, True, status, self.name, means=means)
+                beliefs, means, covariances = view.marginals()
+                return Marginals(beliefs, log_z, True, status, self.name, means=means, covariances=covariances)
             source = default_generator(generator)
             draws = [view.draw(source) for _ in range(query.num_samples)]
             values = {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
@@ -188,11 +188,11 @@ class _View:
         none = torch.full_like(least, -torch.inf)
         return Result(Assignment(self.graph.complete(values)), least, none, status, name)
 
-    def marginals(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Beliefs of clusters and categories, and means of numbers."""
+    def marginals(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Beliefs of clusters and categories, and means and variances (n, 1, 1) of numbers."""
         weight = self.log_weights.softmax(1).nan_to_num(0.0)
         beliefs = {CLUSTER: weight}
-        means = {}
+        means, covariances = {}, {}
         if self.tables:
             widest = max(t.shape[1] for t in self.tables)
             out = weight.new_zeros(self.count, len(self.tables), widest)
@@ -204,13 +204,22 @@ class _View:
                 out[:, j, : table.shape[1]] = (weight[:, :, None] * shares).sum(1)
             beliefs[CATEGORY] = out.reshape(-1, widest)
         if self.gaussians is not None:
-            total = torch.zeros_like(self.x)
-            for k in range(len(self.share)):
-                cluster = torch.full((self.count,), k, device=self.x.device)
-                mean = self.gaussians.corrected(self.x, self.gaussians.mean[cluster], cluster, self.known)
-                total = total + weight[:, k, None] * mean
-            means[NUMBERS] = total.float().reshape(-1, 1)
-        return beliefs, means
+            first, second = self._moments(self.gaussians, weight)
+            means[NUMBERS] = first.float().reshape(-1, 1)
+            covariances[NUMBERS] = second.float().reshape(-1, 1, 1)
+        return beliefs, means, covariances
+
+    def _moments(self, gaussians: Gaussians, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, d) means and variances of the numbers, over clusters by their weights (B, K); 0 variance where known."""
+        clusters = range(len(self.share))
+        own = [torch.full((self.count,), k, device=self.x.device) for k in clusters]
+        means = torch.stack([gaussians.corrected(self.x, gaussians.mean[k], k, self.known) for k in own], 1)
+        first = (weight[..., None] * means).sum(1)
+        second = (weight[..., None] * (means - first[:, None]).square()).sum(1)
+        for rows, mask in patterns(self.known):
+            within = self.temperature * gaussians.variances(mask)
+            second = second.index_add(0, rows, weight[rows] @ within)
+        return first, second
 
 
 def _tables(graph: FactorGraph, factor: TableFactor | None, clusters: int) -> list[Tensor]:

@@ -121,6 +121,13 @@ class Gaussians:
         factor = torch.linalg.cholesky(torch.where(both, self.covariance, eye))
         return Known(self, mask, factor)
 
+    def variances(self, mask: Tensor) -> Tensor:
+        """(K, d) of each coordinate once those of a mask (d,) are known, whose own are 0."""
+        between = torch.where(mask[:, None], self.covariance, 0.0)
+        told = torch.cholesky_solve(between, self.of_known(mask).factor)
+        found = self.covariance.diagonal(dim1=1, dim2=2) - (between * told).sum(1)
+        return torch.where(mask, 0.0, found.clamp(min=0))
+
     def draw(self, cluster: Tensor, noise: Tensor) -> Tensor:
         """(B, d) a draw for each cluster (B,), from standard normal noise (B, d)."""
         return self.mean[cluster] + (self.root[cluster] @ noise[:, :, None])[:, :, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ebmstruct.errors import DataError
 from ebmstruct_generative.tables.columns import CATEGORICAL, INTEGER, Column
 from ebmstruct_generative.tables.reading import near_miss
 from ebmstruct_generative.tables.schema import ColumnSchema, TableSchema
-from ebmstruct_generative.tables.table import Table
+from ebmstruct_generative.tables.table import Row, Table
 from ebmstruct_generative.tables.values import iso_number
 
 
@@ -77,6 +78,39 @@ def table_of_cells(x: Mapping[str, Any], schema: TableSchema) -> Table:
         cell = missing if value is None else cell_of(value, own)
         columns.append(Column(own.name, own.kind, np.array([cell], dtype=dtype), own.texts, own.form))
     return Table(tuple(columns), schema.delimiter, open=True, name="given")
+
+
+def restored(table: Table, xs: Sequence[Mapping[str, Any]], schema: TableSchema) -> Table:
+    """The same table, whose i-th row has exactly the numbers that xs[i] gives: a model knows them to some precision only.
+
+    Cost: one pass over the cells that are given; nothing where no number is.
+    """
+    columns = list(table.columns)
+    for place, column in enumerate(columns):
+        own = schema.column(column.name)
+        rows = [i for i, x in enumerate(xs) if x.get(column.name) is not None]
+        if own.kind == CATEGORICAL or not rows:
+            continue
+        texts = [xs[i][column.name] for i in rows]
+        cells = {value: cell_of(value, own) for value in set(texts)}
+        values = column.values.copy()
+        values[rows] = [cells[value] for value in texts]
+        columns[place] = replace(column, values=values)
+    return replace(table, columns=tuple(columns))
+
+
+def kept(x: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a completed row, those that x gives to the last digit."""
+    cells = dict(row)
+    if not isinstance(row, Row):
+        return cells
+    for name, value in x.items():
+        column = row.table.by_name[name]
+        if column.kind != CATEGORICAL and isinstance(value, str):
+            number = iso_number(value, column.form) if column.form.date else column.form.number(value)
+            given = Column(name, column.kind, np.array([number]), (), column.form)
+            cells[name] = Row(Table((given,)), 0)[name]
+    return cells
 
 
 def class_draws(schema: TableSchema, count: int, generator: Generator) -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ebmstruct.errors import DataError
+from ebmstruct.storage import file_sha256
 from ebmstruct_generative.tables.columns import CATEGORICAL, Array, Column
 from ebmstruct_generative.tables.made import MADE, SHIPPED, table_of_name
 from ebmstruct_generative.tables.reading import ReadOptions, near_miss, read_table
 from ebmstruct_generative.tables.table import Rows, Table
-from ebmstruct_generative.tables.text import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read_corpus(
                 f"data: there is no file {data!r}{near_miss(data, (MADE, *SHIPPED))}, or the path of a CSV file"
             )
         table = _chosen(table_of_name(data), options) if named else read_table(Path(data), options)
-        files = {} if named else {data: sha256_of(Path(data))}
+        files = {} if named else {data: file_sha256(Path(data))}
         return Corpus(_drawn(table, dev_fraction, test_fraction, seed), files)
     wrong = [split for split in data if split not in SPLITS]
     if wrong or "train" not in data:
@@ -54,7 +54,7 @@ def read_corpus(
     if "dev" not in splits and dev_fraction:
         splits |= _drawn(tables["train"], dev_fraction, 0.0, seed)
     order = {split: splits[split] for split in SPLITS if split in splits}
-    return Corpus(order, {path: sha256_of(Path(path)) for path in data.values()})
+    return Corpus(order, {path: file_sha256(Path(path)) for path in data.values()})
 
 
 def _drawn(table: Table, dev: float, test: float, seed: int) -> dict[str, Rows]:

@@ -21,7 +21,7 @@ from ebmstruct_generative.tables.fidelity import measures
 from ebmstruct_generative.tables.judging import judged, some_rows
 from ebmstruct_generative.tables.layout import decoded, encoded
 from ebmstruct_generative.tables.made import MADE
-from ebmstruct_generative.tables.partial import class_draws, holds, parsed, table_of_cells
+from ebmstruct_generative.tables.partial import class_draws, holds, kept, parsed, restored, table_of_cells
 from ebmstruct_generative.tables.reading import ReadOptions, near_miss, read_table, read_text
 from ebmstruct_generative.tables.rendering import sections
 from ebmstruct_generative.tables.rules import Rule, told
@@ -182,6 +182,13 @@ class TableTask(Generative):
         found = [r[schema.class_part] for r in records]
         return [{} if c not in schema.classes else {schema.class_part: c} for c in found]
 
+    def with_given(self, records: Sequence[Any], xs: Sequence[Any], schema: Any) -> list[Any]:
+        """The rows with what was given in them to the last digit."""
+        if not records or not any(xs):
+            return list(records)
+        table = restored(joined(records), xs, schema)
+        return [Row(table, i) for i in range(len(table))]
+
     def partial(self, x: Any, schema: Any) -> Row:
         return Row(table_of_cells(x, schema), 0)
 
@@ -247,10 +254,10 @@ class TableTask(Generative):
         return [{c: v for c, v in row.items() if v not in empty and c not in self.drop} for row in rows]
 
     def record(self, x: Any, output: Any) -> dict[str, Any]:
-        return {"row": dict(output)}
+        return {"row": kept(x, output)}
 
     def show(self, x: Any, output: Any) -> str:
-        return "\n".join(f"  {name}  {value if value is not None else ''}" for name, value in output.items())
+        return "\n".join(f"  {name}  {value if value is not None else ''}" for name, value in kept(x, output).items())
 
     def render(self, evaluation: Evaluation, model: EnergyModel, schema: Any) -> list[Section]:
         return sections(evaluation, schema)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
-import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -65,15 +64,6 @@ def lines(path: Path, encoding: str) -> Iterator[str]:
             raise DataError(f"{path}:{where}: byte 0x{byte:02x} is not {encoding}; {way_out}") from None
         except (OSError, EOFError, zlib.error) as fault:
             raise _damaged(path, fault) from None
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes as stored, read in pieces."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _signed(encoding: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ebmstruct.storage import atomic
+from ebmstruct_generative.endings import check_ending
 from ebmstruct_generative.tables.columns import CATEGORICAL, Column
 from ebmstruct_generative.tables.schema import TableSchema
 from ebmstruct_generative.tables.table import gathered
@@ -21,6 +22,7 @@ PIECE = 4096
 
 def write_rows(rows: Iterable[Any], path: Path, schema: TableSchema) -> None:
     """Write rows with the columns, delimiter and formats of the training data; the file is there whole or not at all."""
+    check_ending(path, (".csv", ".tsv", ".txt"), "any other name, for rows as the training data has them")
     with atomic(path) as file:
         file.write(_line([schema.names], schema.delimiter).encode())
         for text in texts(rows, schema):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,15 @@ def side_by_side(parts: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
             out.append(np.full((high, gap, 3), 255, dtype=np.uint8))
         out.append(np.pad(part, ((0, high - part.shape[0]), (0, 0), (0, 0)), constant_values=255))
     return np.concatenate(out, 1)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of (H, W) or (H, W, 3) bytes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+    return file.getvalue()
 
 
 def scale_of(pixels: np.ndarray, most: int = 4) -> int:
