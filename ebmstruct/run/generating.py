@@ -105,9 +105,9 @@ def generate(
     energy: list[float] = []
     parts = _told(_drawn(predictor, x, count, seed), count, tell)
     task.write(_keeping(parts, kept, energy), path, predictor.schema)
-    page = _page(Path(run), path, seed)
-    for stale in (page, page.with_suffix(".json")):  # of records that stood there before
-        stale.unlink(missing_ok=True)
+    if path.is_file() or path.is_dir():
+        for ending in ("html", "json"):  # the report of records that stood there before
+            path.with_name(f"{path.stem}.quality.{ending}").unlink(missing_ok=True)
     if not judge:
         return Generated(path, count)
     tell(Progress("measuring quality"))
@@ -117,6 +117,7 @@ def generate(
         found, why = None, str(error)
     if found is None:
         return Generated(path, count, why=why)
+    page = _page(Path(run), path, seed)
     sections = task.render(found, predictor.model, predictor.schema)
     said = f"{count} records drawn from {Path(run).name}" + (f", given {', '.join(given)}" if given else "")
     numbers = {k: v for k, v in found.metrics.items() if k != "quality"}
