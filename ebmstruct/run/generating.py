@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ def generate(
     if count < 1:
         raise DataError(f"--num asks for {count} records; at least 1 is needed")
     x = task.given(given, predictor.schema)
-    path = output if output is not None else Path(run) / GENERATED / f"seed-{seed}{task.suffix}"
+    path = output if output is not None else _own_path(Path(run) / GENERATED, seed, given, task.suffix)
     if not path.parent.exists():
         if output is not None:
             raise DataError(f"there is no folder {path.parent} for --output {path}; make it, or choose another")
@@ -104,6 +105,9 @@ def generate(
     energy: list[float] = []
     parts = _told(_drawn(predictor, x, count, seed), count, tell)
     task.write(_keeping(parts, kept, energy), path, predictor.schema)
+    if path.is_file() or path.is_dir():
+        for ending in ("html", "json"):  # the report of records that stood there before
+            path.with_name(f"{path.stem}.quality.{ending}").unlink(missing_ok=True)
     if not judge:
         return Generated(path, count)
     tell(Progress("measuring quality"))
@@ -120,6 +124,16 @@ def generate(
     figures = {"metrics": numbers, **found.metrics.get("quality", {})}
     write_quality(page, page.with_suffix(".json"), figures, sections, said)
     return Generated(path, count, found.metrics, page)
+
+
+def _own_path(folder: Path, seed: int, given: Sequence[str], suffix: str) -> Path:
+    """A path named by what makes the records; where it would be a folder that is there already, one with a number."""
+    parts = [re.sub(r"[^\w=.+-]+", "_", text.replace(".", "_"))[:40] for text in given]
+    stem = "-".join([f"seed-{seed}", *parts])[:120]
+    if suffix:
+        return folder / f"{stem}{suffix}"
+    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 def _page(run: Path, path: Path, seed: int) -> Path:

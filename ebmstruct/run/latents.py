@@ -172,7 +172,7 @@ def _write_arrays(path: Path, records: Iterable[dict[str, Latent]]) -> None:
     columns: dict[str, list[np.ndarray]] = {}
     for record in records:
         for name, latent in record.items():
-            for key in ("map", "mean", "spread", "samples"):
+            for key in latent.plain():
                 columns.setdefault(f"{name}.{key}", []).append(getattr(latent, key))
     for key, rows in columns.items():
         if len({row.shape for row in rows}) > 1:

@@ -134,6 +134,10 @@ def test_quality_given_a_cell_compares_with_training_rows_that_have_it(run: Path
     own = sum(e.y["plan"] == "basic" and e.y["active"] == "yes" for e in training)
     assert found.quality["quality"]["records"]["training"] == own < len(training)
     assert "train_on_synthetic" not in found.quality
+    few = generate(run, 5, given=["plan=basic", "active=yes"], output=tmp_path / "basic.csv")
+    assert few.report is None and not list(tmp_path.glob("basic.quality.*"))  # that of the rows before is gone
+    own_name = generate(run, 5, given=["plan=basic", "bill=13.79"], judge=False).path
+    assert own_name.name == "seed-0-plan=basic-bill=13_79.csv"
 
 
 def test_rows_are_written_as_they_came(run: Path, tmp_path: Path) -> None:
