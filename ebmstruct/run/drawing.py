@@ -26,6 +26,9 @@ MOST = 5000
 """At most so many records are drawn to judge a model by, and so many of the data are held against them."""
 WHILE_TRAINING = 500
 """The same after an epoch of training."""
+EVALUATED_BY = 1_000_003
+"""The seed of records that are drawn to judge a model by: none that ``ebmstruct generate`` is likely to be given, so that
+records which it wrote are not held against themselves."""
 KEPT = 16
 """Records of each epoch that are kept for the report."""
 
@@ -102,7 +105,7 @@ def evaluate_draws(
     examples: Sequence[Example],
     split: str,
     *,
-    seed: int = 0,
+    seed: int = EVALUATED_BY,
     most: int = MOST,
     at_length: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
