@@ -101,7 +101,7 @@ def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
     for arguments, sentence in {
         ("--given", "prefix=q"): "the training data never has 'q'",
         ("--given", "suffix=a"): "legal are length=N, prefix=TEXT and pattern=TEXT",
-        ("--given", "length=0"): "a whole number from 1 to",
+        ("--given", "length=0"): "a whole number of at least 1",
         ("--given", "pattern=a??d", "--given", "prefix=b"): "leave one of them out",
         ("--given", "prefix=abababababab"): "no training sequence is as long",
         ("-o", str(missing)): "there is no folder",
@@ -131,7 +131,7 @@ def test_latents_of_lines(finished: Path, capsys: pytest.CaptureFixture[str]) ->
     assert torch.allclose(shares, mean.double(), atol=0.35) and len(states["map"]) == 4
     assert main(["latents", str(finished), str(lines), "-o", str(out), "-q"]) == 0
     arrays = np.load(out)
-    assert np.allclose(arrays["states.mean"][0], states["mean"]) and arrays["states.samples"].shape == (2, 0, 4)
+    assert np.allclose(arrays["states.mean"][0], states["mean"]) and "states.samples" not in arrays
     lines.write_text("abcd\nab\n")
     assert main(["latents", str(finished), str(lines), "-o", str(out), "-q"]) == 2
     assert "choose an --output that ends in .jsonl" in capsys.readouterr().err
