@@ -52,6 +52,14 @@ ENTRIES: dict[str, Entry] = {
     "score_matching": Entry(
         {}, {}, excused={("continuous", True): "slopes hardly tell the weights of modes far apart"}
     ),
+    "hybrid_likelihood": Entry(
+        {},
+        {},
+        excused=dict.fromkeys(
+            [("mixed", False), ("mixed", True), ("continuous", True)],
+            "states are taught given the points, and of the points slopes near the data alone, which hardly tell far modes",
+        ),
+    ),
     "unrolled": Entry({"step_size": 0.02}, {}),
     "inference_network": Entry(
         {"weight": 3.0, "local_weight": 0.0},

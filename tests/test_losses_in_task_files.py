@@ -15,6 +15,7 @@ from ebmstruct.run.runner import run
 REFUSED = {
     "score_matching": "discrete",
     "denoising": "noise levels",
+    "hybrid_likelihood": "no continuous block",
     "inference_network": "guess",
     "seal": "guess",
     "amortisation": "guess",
